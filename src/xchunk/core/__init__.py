@@ -1,0 +1,1 @@
+"""Pure numbers: no xarray, dask, zarr or I/O, no configuration, no clock."""

@@ -1,0 +1,113 @@
+"""What work costs: rates, and the time that counted work takes with them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from xchunk.core.grid import ceildiv
+
+__all__ = ["Rates", "Work", "waves"]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast one worker thread, its store and the scheduler are.
+
+    The defaults are those of a laptop with a local disk and a fast codec (zstd, lz4).
+    They decide between plans, which needs their proportions only; measured rates make the
+    predicted times right too.
+    """
+
+    decode: float = 1.0e9
+    """Bytes decoded a second by one thread, counted after decoding."""
+    encode: float = 0.5e9
+    """Bytes encoded a second by one thread, counted before encoding."""
+    scratch_write: float = 0.8e9
+    """Bytes written a second by one thread to the scratch array."""
+    scratch_read: float = 1.6e9
+    """Bytes read a second by one thread from the scratch array."""
+    copy: float = 4.0e9
+    """Bytes moved a second by one thread in memory."""
+    latency: float = 0.0004
+    """Seconds from a request to its first byte, the store's and the library's part together."""
+    bandwidth: float = 2.0e9
+    """Bytes a second to and from the store, all threads of a worker together."""
+    task: float = 0.001
+    """Seconds of scheduler time for one task; not divided among workers."""
+    compression: float = 0.5
+    """Stored bytes for each decoded byte, where the store does not tell."""
+    serial_read: bool = False
+    """Whether a lock lets one thread of a process read at a time (HDF5, netCDF)."""
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the rates as JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Counted work; sums of it are predictions for stages, plans and candidates."""
+
+    tasks: int = 0
+    """Tasks that the scheduler handles."""
+    decodes: int = 0
+    """Stored chunks decoded, each as often as it is."""
+    encodes: int = 0
+    """Chunks encoded."""
+    decoded_bytes: int = 0
+    """Bytes that come out of decoding."""
+    encoded_bytes: int = 0
+    """Bytes that go into encoding."""
+    scratch_read_bytes: int = 0
+    """Bytes read from scratch arrays."""
+    scratch_write_bytes: int = 0
+    """Bytes written to scratch arrays."""
+    requests: int = 0
+    """Requests to stores, reading and writing; metadata not counted."""
+    objects: int = 0
+    """Objects (files) written."""
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(a + b for a, b in zip(self._values(), other._values(), strict=True)))
+
+    def _values(self) -> tuple[int, ...]:
+        return (
+            self.tasks,
+            self.decodes,
+            self.encodes,
+            self.decoded_bytes,
+            self.encoded_bytes,
+            self.scratch_read_bytes,
+            self.scratch_write_bytes,
+            self.requests,
+            self.objects,
+        )
+
+    def busy_seconds(self, rates: Rates) -> float:
+        """Seconds of one thread that the work takes, waiting for requests included."""
+        moved = self.scratch_read_bytes + self.scratch_write_bytes
+        stored = (self.decoded_bytes + self.encoded_bytes) * rates.compression + moved
+        return (
+            self.decoded_bytes / rates.decode
+            + self.encoded_bytes / rates.encode
+            + self.scratch_read_bytes / rates.scratch_read
+            + self.scratch_write_bytes / rates.scratch_write
+            + self.requests * rates.latency
+            + stored / rates.bandwidth
+        )
+
+    def seconds(self, rates: Rates, slots: int) -> float:
+        """Seconds on the clock with ``slots`` tasks at once, the idle last wave counted."""
+        if self.tasks == 0:
+            return 0.0
+        each = self.busy_seconds(rates) / self.tasks
+        return waves(self.tasks, slots) * each + self.tasks * rates.task
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the counts as JSON types."""
+        return asdict(self)
+
+
+def waves(tasks: int, slots: int) -> int:
+    """How many rounds of ``slots`` tasks at once it takes to run ``tasks`` of them."""
+    return ceildiv(tasks, max(1, slots))

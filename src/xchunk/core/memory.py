@@ -1,0 +1,147 @@
+"""Memory as a contract: what one worker may grow by, and what one task takes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from xchunk.core.units import format_bytes
+from xchunk.errors import MemoryBudgetError
+
+__all__ = [
+    "PAUSE",
+    "SPILL",
+    "TARGET",
+    "TERMINATE",
+    "CopyBuffers",
+    "MemoryBudget",
+]
+
+#: dask's ``distributed.worker.memory`` defaults: fractions of a worker's limit.
+TARGET, SPILL, PAUSE, TERMINATE = 0.60, 0.70, 0.80, 0.95
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """What the tasks of one worker may take together.
+
+    Make one with `of_memory` or `of_growth`. ``max_mem`` is the number that everything
+    else uses: ``per_task`` divides it among the tasks that run at once.
+    """
+
+    max_mem: int
+    """Bytes by which one worker may grow at its peak, all its tasks together."""
+    threads: int = 1
+    """Tasks that one worker runs at once."""
+    workers: int = 1
+    """Workers that run tasks."""
+    memory: int | None = None
+    """Bytes of one worker's limit; None where ``max_mem`` was given as it is."""
+    fraction: float = TARGET
+    """The part of the limit that is used."""
+    reserved: int = 0
+    """Bytes that the worker holds before any data."""
+    origin: str = "given"
+    """Where the numbers come from, in words."""
+
+    @classmethod
+    def of_memory(
+        cls,
+        memory: int,
+        *,
+        reserved: int,
+        threads: int = 1,
+        workers: int = 1,
+        fraction: float = TARGET,
+        origin: str = "given",
+    ) -> MemoryBudget:
+        """Derive the growth from the limit of a worker: ``fraction * memory - reserved``.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If the process alone takes more than the fraction of the limit.
+        """
+        growth = int(fraction * memory) - reserved
+        if growth <= 0:
+            raise MemoryBudgetError(
+                f"memory={format_bytes(memory)} leaves nothing for data: {fraction:.0%} of it is "
+                f"{format_bytes(fraction * memory)}, and the process holds {format_bytes(reserved)} "
+                f"before any data. Give a worker more than {format_bytes(reserved / fraction)}, "
+                "or say with max_mem by how much it may grow.",
+                needed=reserved + 1,
+                allowed=int(fraction * memory),
+                smallest=1,
+            )
+        return cls(growth, threads, workers, memory, fraction, reserved, origin)
+
+    @classmethod
+    def of_growth(
+        cls, max_mem: int, *, threads: int = 1, workers: int = 1, origin: str = "max_mem"
+    ) -> MemoryBudget:
+        """Take the growth as it is given."""
+        return cls(max_mem, threads, workers, origin=origin)
+
+    @property
+    def per_task(self) -> int:
+        """Bytes that one task may hold at its peak when every thread is busy."""
+        return self.max_mem // max(1, self.threads)
+
+    @property
+    def slots(self) -> int:
+        """Tasks that run at once on all workers."""
+        return max(1, self.threads * self.workers)
+
+    def with_threads(self, threads: int) -> MemoryBudget:
+        """Return the same growth shared by another number of tasks at once."""
+        return replace(self, threads=threads)
+
+    def fraction_of_limit(self, growth: int) -> float | None:
+        """Tell which part of the worker's limit it would fill by growing so much."""
+        return None if self.memory is None else (self.reserved + growth) / self.memory
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the budget as JSON types."""
+        return {
+            "max_mem": self.max_mem,
+            "per_task": self.per_task,
+            "threads": self.threads,
+            "workers": self.workers,
+            "memory": self.memory,
+            "fraction": self.fraction,
+            "reserved": self.reserved,
+            "origin": self.origin,
+        }
+
+
+@dataclass(frozen=True)
+class CopyBuffers:
+    """The buffers of one copy task, and so its peak.
+
+    A task holds its box, and besides it the chunks in flight: while reading, the encoded
+    and the decoded bytes of ``concurrency`` source chunks; while writing, a contiguous
+    copy and the encoded bytes of as many target units. Reading and writing do not overlap
+    within a task, so the larger of the two counts.
+    """
+
+    box: int
+    """Bytes of the box."""
+    read_unit: int
+    """Bytes of one source chunk, decoded; of a run for an array without chunks."""
+    write_unit: int
+    """Bytes of one target unit (shard, or chunk where there is none)."""
+    concurrency: int = 1
+    """Chunks that are decoded or encoded at once within the task."""
+    read_copies: float = 2.0
+    """Bytes held for each byte of a source chunk in flight: encoded and decoded."""
+    write_copies: float = 2.2
+    """Bytes held for each byte of a target unit in flight: the copy and the encoder's bound."""
+
+    @property
+    def projected_mem(self) -> int:
+        """Bytes by which the process grows at the peak of one task."""
+        in_flight = max(
+            self.read_copies * self.read_unit * self.concurrency,
+            self.write_copies * self.write_unit * self.concurrency,
+        )
+        return int(self.box + in_flight)

@@ -1,0 +1,1 @@
+"""Running plans: the copy function, dask, and budgets read from the machine."""

@@ -1,0 +1,1 @@
+"""Showing things: text for terminals, HTML for notebooks."""

@@ -1,0 +1,1 @@
+"""Stores: reading layouts, tracing variables, making, committing and cleaning targets."""
