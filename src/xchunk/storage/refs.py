@@ -1,0 +1,88 @@
+"""Where a stored array is, in a form that travels to a worker: handles do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+__all__ = ["AxisPart", "FileRef", "StoredRef", "Traced", "ZarrRef"]
+
+
+@dataclass(frozen=True)
+class ZarrRef:
+    """An array in a zarr store."""
+
+    store: Store
+    """The store; zarr's stores pickle, but for those in memory."""
+    path: str
+    """Path of the array within the store, without a leading slash."""
+    zarr_format: int
+    """2 or 3."""
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A variable in a file that one of xarray's backends reads."""
+
+    filename: str
+    """Path or URL, as the backend was given it."""
+    engine: str
+    """xarray's name of the backend: ``netcdf4``, ``h5netcdf`` or ``scipy``."""
+    group: str | None
+    """Group within the file; None: the root."""
+    variable: str
+    """Name of the variable in the file, which may differ from the name in the Dataset."""
+
+
+StoredRef: TypeAlias = ZarrRef | FileRef
+
+
+@dataclass(frozen=True)
+class AxisPart:
+    """Which elements of a stored axis one axis of a variable shows."""
+
+    stored_axis: int
+    """Number of the stored axis."""
+    start: int
+    """First element."""
+    step: int
+    """Distance between elements; may be negative."""
+    count: int
+    """Number of elements."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A variable that was followed down to a stored array through known wrappers only.
+
+    The variable's values are those of the stored array at ``axes``, passed through
+    ``decoders``; nothing else happened to them.
+    """
+
+    ref: StoredRef
+    """The stored array."""
+    stored_shape: tuple[int, ...]
+    """Elements of the stored array along each of its axes."""
+    axes: tuple[AxisPart, ...]
+    """One part for each axis of the variable, in its order."""
+    fixed: tuple[tuple[int, int], ...] = ()
+    """(stored axis, element) for axes that were indexed away by an integer."""
+    decoders: tuple[str, ...] = ()
+    """Names of the decoding steps, innermost first; none: the values are as stored."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the variable shows every element of the stored array, in its order."""
+        return not self.fixed and all(
+            (p.stored_axis, p.start, p.step, p.count) == (i, 0, 1, n)
+            for i, (p, n) in enumerate(zip(self.axes, self.stored_shape, strict=True))
+        )
+
+    @property
+    def is_box(self) -> bool:
+        """Whether it shows a contiguous box of the stored array, with axes in stored order."""
+        in_order = all(p.stored_axis == i and p.step == 1 for i, p in enumerate(self.axes))
+        return not self.fixed and in_order and len(self.axes) == len(self.stored_shape)
