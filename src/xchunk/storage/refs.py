@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -72,6 +72,10 @@ class Traced:
     """(stored axis, element) for axes that were indexed away by an integer."""
     decoders: tuple[str, ...] = ()
     """Names of the decoding steps, innermost first; none: the values are as stored."""
+    stored_dtype: Any = None
+    """dtype of the stored array, so that who opens it can tell whether it is the same."""
+    decoding: tuple[str, ...] = ()
+    """A fingerprint of each decoding step with its parameters: equal ones decode equally."""
 
     @property
     def is_whole(self) -> bool:

@@ -1,0 +1,358 @@
+"""The one place that knows xarray's lazy wrappers and dask's tasks by name.
+
+Neither library tells through its public API where the values of a variable come from, so
+this module reads their private classes. Each is recognised by its exact type, and each
+function by identity; whatever is not known raises `Untraceable`, and an import that fails
+here turns tracing off (see `xchunk.storage.trace`), never xchunk.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dask.array
+import numpy as np
+import zarr
+from dask.array.chunk import getitem
+from dask.array.core import (
+    concatenate3,
+    concatenate_shaped,
+    getter,
+    getter_inline,
+    getter_nofancy,
+)
+from dask.blockwise import Blockwise, blockwise_token
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from dask.layers import ArraySliceDep
+from dask.task_spec import Alias, DataNode, List, Task, TaskRef
+from xarray import Variable
+from xarray.backends.file_manager import CachingFileManager
+from xarray.backends.h5netcdf_ import H5NetCDFArrayWrapper, H5NetCDFStore
+from xarray.backends.netCDF4_ import NetCDF4ArrayWrapper, NetCDF4DataStore
+from xarray.backends.scipy_ import ScipyArrayWrapper, ScipyDataStore
+from xarray.backends.zarr import ZarrArrayWrapper
+from xarray.coding.common import _ElementwiseFunctionArray
+from xarray.coding.strings import decode_bytes_array
+from xarray.coding.times import decode_cf_datetime, decode_cf_timedelta
+from xarray.coding.variables import (
+    BoolTypeArray,
+    NativeEndiannessArray,
+    _apply_mask,
+    _scale_offset_decoding,
+)
+from xarray.core.indexing import (
+    BasicIndexer,
+    CopyOnWriteArray,
+    ImplicitToExplicitIndexingAdapter,
+    LazilyIndexedArray,
+    LazilyVectorizedIndexedArray,
+    MemoryCachedArray,
+    OuterIndexer,
+    VectorizedIndexer,
+)
+
+from xchunk.storage._parts import (
+    Decoder,
+    Leaf,
+    Part,
+    Untraceable,
+    assemble,
+    broadcast_picks,
+    pick,
+)
+from xchunk.storage.refs import FileRef, StoredRef, ZarrRef
+
+__all__ = ["part_of", "reference"]
+
+_TRANSPARENT = (MemoryCachedArray, CopyOnWriteArray, ImplicitToExplicitIndexingAdapter)
+_CONVERTERS = (BoolTypeArray, NativeEndiannessArray)
+_BACKENDS: dict[type, tuple[str, type]] = {
+    NetCDF4ArrayWrapper: ("netcdf4", NetCDF4DataStore),
+    H5NetCDFArrayWrapper: ("h5netcdf", H5NetCDFStore),
+    ScipyArrayWrapper: ("scipy", ScipyDataStore),
+}
+_DECODERS = (
+    _apply_mask,
+    _scale_offset_decoding,
+    decode_cf_datetime,
+    decode_cf_timedelta,
+    decode_bytes_array,
+    np.asarray,  # _Unsigned
+)
+_GETTERS = (getter, getter_nofancy, getter_inline)
+_GETITEMS = (getitem, operator.getitem)
+# Options that xarray hands to h5netcdf and netCDF4 in any case; any other value of them,
+# or any other option, might make the file look different to who opens it without.
+_USUAL_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "clobber": (True,),
+    "diskless": (False,),
+    "persist": (False,),
+    "invalid_netcdf": (None,),
+    "decode_vlen_strings": (True,),
+    "driver": (None,),
+}
+_FREE_OPTIONS = ("format", "mmap", "version")
+
+
+def part_of(variable: Variable) -> Part:
+    """Follow a variable's data down to the stored array."""
+    data = variable._data
+    part = _Graph(data).part() if type(data) is dask.array.Array else _lazy(data)
+    if part.shape != variable.shape:
+        raise Untraceable("a shape that is not the variable's")
+    return part
+
+
+def reference(part: Part) -> tuple[StoredRef, Any]:
+    """Where the leaf of a part is stored, and its stored dtype."""
+    wrapper = part.leaf.array
+    if type(wrapper) is ZarrArrayWrapper:
+        array = wrapper._array
+        if type(array) is not zarr.Array or tuple(array.shape) != part.leaf.shape:
+            raise Untraceable("an unknown kind of zarr array, or one that was resized")
+        return ZarrRef(array.store, array.path, array.metadata.zarr_format), array.dtype
+    engine, store_type = _BACKENDS[type(wrapper)]
+    store = wrapper.datastore
+    if type(store) is not store_type or type(store._manager) is not CachingFileManager:
+        raise Untraceable("a file that was opened by other means")
+    manager = store._manager
+    usual = all(
+        name in _FREE_OPTIONS or value in _USUAL_OPTIONS.get(name, ())
+        for name, value in manager._kwargs.items()
+    )
+    filename = manager._args[0]
+    if len(manager._args) != 1 or type(filename) is not str or manager._mode != "r" or not usual:
+        raise Untraceable("a file that was opened in an unusual way")
+    group = None if engine == "scipy" else store._group
+    return FileRef(filename, engine, group, wrapper.variable_name), wrapper.dtype
+
+
+def _lazy(array: Any) -> Part:
+    """Read one of xarray's lazy wrappers, and what is beneath it."""
+    kind = type(array)
+    if kind in _TRANSPARENT:
+        return _lazy(array.array)
+    if kind is LazilyIndexedArray:
+        return _indexed(_lazy(array.array), array.key)
+    if kind is LazilyVectorizedIndexedArray:
+        return _pointwise(_lazy(array.array), array.key)
+    if kind in _CONVERTERS:
+        return _lazy(array.array).decode(Decoder(kind.__name__, None, str(array.dtype)))
+    if kind is _ElementwiseFunctionArray:
+        return _lazy(array.array).decode(_decoder(array.func, str(array.dtype)))
+    if kind is ZarrArrayWrapper or kind in _BACKENDS:
+        return Part.whole(Leaf(array, tuple(array.shape)))
+    raise Untraceable(f"a wrapper of type {kind.__name__}")
+
+
+def _indexed(part: Part, key: Any) -> Part:
+    if type(key) not in (BasicIndexer, OuterIndexer) or len(key.tuple) != len(part.axes):
+        raise Untraceable("an index of another kind")
+    return part.select([pick(k, n) for k, n in zip(key.tuple, part.shape, strict=True)])
+
+
+def _pointwise(part: Part, key: Any) -> Part:
+    arrays = key.tuple
+    known = type(key) is VectorizedIndexer and all(type(k) is np.ndarray for k in arrays)
+    if not known or len(arrays) != len(part.axes):
+        raise Untraceable("an index of another kind")
+    picks, order = broadcast_picks(arrays, part.shape)
+    return part.select(picks).transpose(order)
+
+
+def _decoder(func: Callable[..., Any], dtype: str) -> Decoder:
+    # Only with parameters by name does a partial say what the coder meant by it.
+    if type(func) is functools.partial and not func.args and func.func in _DECODERS:
+        return Decoder(func.func.__name__, func, dtype)
+    raise Untraceable("an unknown function")
+
+
+class _Graph:
+    """The graph of one dask array, evaluated to parts instead of values."""
+
+    def __init__(self, array: dask.array.Array) -> None:
+        graph = array.__dask_graph__()
+        if type(graph) is not HighLevelGraph:
+            raise Untraceable("a graph of another kind")
+        self._array = array
+        self._layers: Mapping[str, Any] = graph.layers
+        self._wholes: dict[str, tuple[Part, tuple[tuple[int, ...], ...]]] = {}
+        self._nodes: dict[Any, Part] = {}
+
+    def part(self) -> Part:
+        """What all blocks of the array show together."""
+        array = self._array
+        part, chunks = self._whole(array.name, array.numblocks)
+        if chunks != array.chunks:
+            raise Untraceable("blocks that are not as large as their array says")
+        return part
+
+    def _whole(
+        self, name: str, numblocks: tuple[int, ...] | None = None
+    ) -> tuple[Part, tuple[tuple[int, ...], ...]]:
+        """All blocks of a name; plain layers are answered without looking at blocks."""
+        found = self._wholes.get(name)
+        if found is None:
+            layer = self._layers[name]
+            if type(layer) is Blockwise:
+                found = self._blockwise(layer)
+            elif _is_p2p(layer):
+                found = self._p2p(layer)
+            elif numblocks is not None:
+                grid = itertools.product(*map(range, numblocks))
+                found = assemble({i: self._key((name, *i)) for i in grid}, numblocks)
+            else:
+                raise Untraceable("an unknown number of blocks")
+            self._wholes[name] = found
+        if numblocks is not None and tuple(map(len, found[1])) != tuple(numblocks):
+            raise Untraceable("another number of blocks")
+        return found
+
+    def _blockwise(self, layer: Blockwise) -> tuple[Part, tuple[tuple[int, ...], ...]]:
+        task = layer.task
+        tokens = tuple(TaskRef(blockwise_token(i)) for i in range(len(layer.indices)))
+        if type(task) is not Task or task.args != tokens or layer.new_axes or layer.concatenate:
+            raise Untraceable("an unknown blockwise layer")
+        if task.func in _GETTERS and len(tokens) == 2:
+            return self._from_array(layer, task)
+        if task.func is np.transpose and len(tokens) == 1 and set(task.kwargs) == {"axes"}:
+            ((name, indices),) = layer.indices
+            order = tuple(task.kwargs["axes"])
+            if indices is None or layer.io_deps:
+                raise Untraceable("an unknown blockwise layer")
+            if tuple(layer.output_indices) != tuple(indices[i] for i in order):
+                raise Untraceable("a transpose of other blocks")
+            part, chunks = self._whole(name, tuple(layer.numblocks[name]))
+            return part.transpose(order), tuple(chunks[i] for i in order)
+        raise Untraceable("an unknown function")
+
+    def _from_array(
+        self, layer: Blockwise, task: Task
+    ) -> tuple[Part, tuple[tuple[int, ...], ...]]:
+        (source, none), (slices, indices) = layer.indices
+        dep = layer.io_deps.get(slices) if isinstance(slices, str) else None
+        same = indices is not None and tuple(indices) == tuple(layer.output_indices)
+        if none is not None or type(dep) is not ArraySliceDep or not same:
+            raise Untraceable("an unknown way to read blocks")
+        _check_getter(task)
+        part = self._value(source)
+        chunks = tuple(tuple(int(n) for n in along) for along in dep.chunks)
+        if tuple(map(sum, chunks)) != part.shape:
+            raise Untraceable("blocks that do not cover their array")
+        return part, chunks
+
+    def _p2p(self, layer: Any) -> tuple[Part, tuple[tuple[int, ...], ...]]:
+        part, chunks = self._whole(layer.name_input, tuple(map(len, layer.chunks_input)))
+        if chunks != tuple(layer.chunks_input) or part.shape != tuple(map(sum, layer.chunks)):
+            raise Untraceable("a rechunk of something else")
+        return part, tuple(tuple(along) for along in layer.chunks)
+
+    def _key(self, key: Any, near: MaterializedLayer | None = None) -> Part:
+        """The part under a key; ``near``: the layer that speaks of it."""
+        found = self._nodes.get(key)
+        if found is None:
+            found = self._nodes[key] = self._look_up(key, near)
+        return found
+
+    def _look_up(self, key: Any, near: MaterializedLayer | None) -> Part:
+        layer = self._layers.get(key[0] if type(key) is tuple else key)
+        if type(layer) is Blockwise or _is_p2p(layer):
+            part, chunks = self._whole(key[0])
+            index = key[1:]
+            if type(key) is not tuple or len(index) != len(chunks):
+                raise Untraceable("a key of another kind")
+            picks = []
+            for along, i in zip(chunks, index, strict=True):
+                start = sum(along[:i])
+                picks.append(range(start, start + along[i]))
+            return part.select(picks)
+        for candidate in (layer, near):
+            if type(candidate) is MaterializedLayer and key in candidate:
+                return self._node(candidate[key], candidate)
+        raise Untraceable("a key that is not in the graph")
+
+    def _node(self, node: Any, layer: MaterializedLayer | None) -> Part:
+        kind = type(node)
+        if kind is Alias:
+            return self._key(node.target, layer)
+        if kind is TaskRef:
+            return self._key(node.key, layer)
+        if kind is DataNode:
+            return _lazy(node.value)
+        if kind is Task:
+            return self._task(node, layer)
+        if kind is tuple and node and type(node[0]) is str:  # a bare key
+            return self._key(node, layer)
+        return _lazy(node)
+
+    def _value(self, value: Any) -> Part:
+        return self._node(value, None)
+
+    def _task(self, task: Task, layer: MaterializedLayer | None) -> Part:
+        func, args = task.func, task.args
+        if func in _GETTERS and len(args) == 2:
+            _check_getter(task)
+            return _sliced(self._node(args[0], layer), args[1])
+        if func in _GETITEMS and len(args) == 2 and not task.kwargs:
+            return _sliced(self._node(args[0], layer), args[1])
+        if func is np.transpose and len(args) == 1 and set(task.kwargs) == {"axes"}:
+            return self._node(args[0], layer).transpose(task.kwargs["axes"])
+        if func is concatenate_shaped and len(args) == 2 and not task.kwargs:
+            return self._concatenate(args[0], tuple(args[1]), layer)
+        if func is concatenate3 and len(args) == 1 and not task.kwargs:
+            return self._concatenate(args[0], None, layer)
+        raise Untraceable("an unknown function")
+
+    def _concatenate(
+        self, arrays: Any, shape: tuple[int, ...] | None, layer: MaterializedLayer | None
+    ) -> Part:
+        if shape is None:
+            found, inner = [], arrays
+            while type(inner) is List:
+                found.append(len(inner.args))
+                inner = inner.args[0]
+            shape = tuple(found)
+            flat = _flatten(arrays, shape)
+        else:
+            if type(arrays) is not List:
+                raise Untraceable("a list of another kind")
+            flat = list(arrays.args)
+        grid = list(itertools.product(*map(range, shape)))
+        blocks = {i: self._node(a, layer) for i, a in zip(grid, flat, strict=True)}
+        return assemble(blocks, shape)[0]
+
+
+def _flatten(nested: Any, shape: tuple[int, ...]) -> list[Any]:
+    if not shape:
+        return [nested]
+    if type(nested) is not List or len(nested.args) != shape[0]:
+        raise Untraceable("a list of another kind")
+    return [leaf for inner in nested.args for leaf in _flatten(inner, shape[1:])]
+
+
+def _check_getter(task: Task) -> None:
+    # With asarray=False the block would be whatever the wrapper gives.
+    if set(task.kwargs) - {"asarray", "lock"} or task.kwargs.get("asarray", True) is not True:
+        raise Untraceable("an unknown way to read blocks")
+
+
+def _sliced(part: Part, index: Any) -> Part:
+    if type(index) is not tuple or len(index) != len(part.axes):
+        raise Untraceable("an index of another kind")
+    # numpy moves axes where an array meets an integer, so arrays are left to others.
+    if any(type(k) is not slice and not isinstance(k, (int, np.integer)) for k in index):
+        raise Untraceable("an index of another kind")
+    return part.select([pick(k, n) for k, n in zip(index, part.shape, strict=True)])
+
+
+def _is_p2p(layer: Any) -> bool:
+    # Its module imports distributed, which a process without a cluster need not load.
+    if type(layer).__name__ != "P2PRechunkLayer":
+        return False
+    from distributed.shuffle._rechunk import P2PRechunkLayer
+
+    return type(layer) is P2PRechunkLayer
