@@ -1,0 +1,258 @@
+"""The words and numbers that text and HTML share: one phrase for each fact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from xchunk.core.grid import Grid
+from xchunk.core.layout import ArrayLayout
+from xchunk.core.memory import PAUSE, SPILL, TARGET, TERMINATE, MemoryBudget
+from xchunk.core.plan import ArrayPlan, Stage
+from xchunk.core.suggest import VariableSuggestion
+from xchunk.core.units import format_bytes, format_count
+
+__all__ = [
+    "ACTIONS",
+    "FAMILIES",
+    "MARKS",
+    "STAGES",
+    "Fill",
+    "amplification",
+    "budget_facts",
+    "chunks",
+    "codecs",
+    "counted",
+    "dask_blocks",
+    "dim_chunks",
+    "dims",
+    "dtypes",
+    "fill",
+    "grouped",
+    "misfit",
+    "plain",
+    "shards",
+    "stage_facts",
+    "stored",
+    "work_facts",
+]
+
+#: What each action means, in a few words.
+ACTIONS = {
+    "load": "load into memory, no dask",
+    "chunk": "chunk lazily",
+    "stage": "rechunk to zarr first",
+}
+
+#: What each family of plans does.
+FAMILIES = {
+    "direct": "source to target in one stage",
+    "staged": "through scratch, in two stages",
+    "multi-stage": "through scratch, in several stages",
+    "empty": "metadata only",
+}
+
+#: What each kind of stage does.
+STAGES = {
+    "direct": "source → target",
+    "read": "source → scratch",
+    "move": "scratch → scratch",
+    "write": "scratch → target",
+}
+
+#: dask's thresholds, as parts of a worker's limit.
+MARKS = ((TARGET, "target"), (SPILL, "spill"), (PAUSE, "pause"), (TERMINATE, "terminate"))
+
+
+def plain(text: object) -> str:
+    """Make any text safe for one line of a terminal: control characters become escapes."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
+    )
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """Count things: ``1 box``, ``1,200 boxes``."""
+    return f"{format_count(n)} {one if n == 1 else many or one + 's'}"
+
+
+def _tuple(values: Iterable[object]) -> str:
+    items = [str(v) for v in values]
+    return "(" + ", ".join(items) + ("," if len(items) == 1 else "") + ")"
+
+
+def _lengths(parts: int | Sequence[int]) -> str:
+    """One dim's chunk lengths: ``7``, or the range that irregular ones lie in."""
+    if isinstance(parts, int):
+        return str(parts)
+    lengths = [p for p in parts if p] or [0]
+    if len(set(lengths[:-1])) <= 1 and lengths[-1] <= lengths[0]:
+        return str(lengths[0])
+    return f"{min(lengths)}…{max(lengths)}"
+
+
+def dims(sizes: Mapping[str, int]) -> str:
+    """The dims with their sizes: ``time: 240, lat: 37``."""
+    return ", ".join(f"{plain(d)}: {n}" for d, n in sizes.items()) or "scalar"
+
+
+def dtypes(layout: ArrayLayout) -> str:
+    """The dtype that a user sees and, where it differs, the one that is stored."""
+    if layout.dtype == layout.stored_dtype:
+        return str(layout.dtype)
+    return f"{layout.stored_dtype} → {layout.dtype}"
+
+
+def chunks(layout: ArrayLayout) -> str:
+    """The stored chunks by dim, or what the store has instead of chunks."""
+    if layout.chunks is not None:
+        return _tuple(_lengths(c) for c in layout.chunks)
+    if layout.format == "memory":
+        return "in memory"
+    if layout.format == "dask":
+        return "computed by dask"
+    return "contiguous" if layout.ndim else "scalar"
+
+
+def shards(layout: ArrayLayout) -> str:
+    """The shards by dim; empty where there are none."""
+    return "" if layout.shards is None else _tuple(layout.shards)
+
+
+def codecs(layout: ArrayLayout) -> str:
+    """The codecs in the order of encoding; ``none`` where the bytes are as they are."""
+    return " + ".join(plain(c) for c in layout.codecs) or "none"
+
+
+def stored(layout: ArrayLayout) -> str:
+    """The stored chunks, how many there are and how large one is in memory."""
+    if layout.chunks is None:
+        return chunks(layout)
+    each = "" if layout.n_chunks == 1 else " each"
+    of = f"{counted(layout.n_chunks, 'chunk')}, {format_bytes(layout.chunk_nbytes)}{each}"
+    return f"{chunks(layout)}  {of}"
+
+
+def dask_blocks(layout: ArrayLayout) -> str:
+    """The dask blocks by dim and how many there are; empty where it is not a dask array."""
+    if layout.dask_chunks is None:
+        return ""
+    grid = Grid.of(layout.shape, layout.dask_chunks)
+    return f"{_tuple(_lengths(c) for c in layout.dask_chunks)}  {counted(grid.count, 'block')}"
+
+
+def misfit(layout: ArrayLayout) -> str:
+    """What it costs that dask blocks cut stored chunks; empty where they do not."""
+    if layout.dask_chunks is None or layout.chunks is None or not layout.size:
+        return ""
+    blocks, read = Grid.of(layout.shape, layout.dask_chunks), layout.read_grid
+    times = blocks.pairs(read) / max(1, read.count)
+    if times <= 1:
+        return ""
+    return f"dask blocks cut stored chunks: each is read {times:.3g} times"
+
+
+def dim_chunks(sizes: Mapping[str, int], by_dim: Mapping[str, int | tuple[int, ...]]) -> str:
+    """Suggested chunks by dim, in words where a dim is whole: ``time: all 240, lat: 10``."""
+    out = []
+    for dim, chunk in by_dim.items():
+        size = sizes.get(dim)
+        whole = chunk == -1 or (isinstance(chunk, int) and size is not None and chunk >= size)
+        shown = f"all {size}" if whole and size is not None else _lengths(chunk)
+        out.append(f"{plain(dim)}: {shown}")
+    return ", ".join(out) or "scalar"
+
+
+def amplification(v: VariableSuggestion) -> str:
+    """How much is decoded for each element that is needed."""
+    factor = v.read_amplification
+    return f"{format_count(factor) if factor >= 1000 else format(factor, '.3g')} ×"
+
+
+def stage_facts(stage: Stage, threads: int) -> list[tuple[str, str]]:
+    """The facts of a stage by name: boxes, bytes, decodes, objects and peak."""
+    work = stage.work
+    read = work.decoded_bytes + work.scratch_read_bytes
+    written = work.encoded_bytes + work.scratch_write_bytes
+    facts = [
+        ("boxes", f"{format_count(stage.boxes.count)} of {_tuple(stage.boxes.chunks)}"),
+        ("tasks", format_count(work.tasks)),
+        ("reads", format_bytes(read)),
+        ("decodes", format_count(work.decodes)),
+        ("writes", format_bytes(written)),
+        ("objects", format_count(work.objects)),
+        ("peak", format_bytes(stage.projected_mem * threads)),
+    ]
+    return facts
+
+
+def work_facts(array: ArrayPlan) -> list[tuple[str, str]]:
+    """The figures of one array's plan: chunks from and to, and what it needs."""
+    job = array.job
+    facts = [
+        ("from", _tuple(job.source.chunks) if job.source_chunked else "contiguous"),
+        ("to", _tuple(job.target.chunks)),
+    ]
+    if job.units.chunks != job.target.chunks:
+        facts.append(("shards", _tuple(job.units.chunks)))
+    if array.scratch_nbytes:
+        facts.append(("scratch", format_bytes(array.scratch_nbytes)))
+    return facts
+
+
+def budget_facts(budget: MemoryBudget) -> list[tuple[str, str]]:
+    """The facts of a budget by name."""
+    facts = []
+    if budget.memory is not None:
+        facts += [
+            ("limit of a worker", format_bytes(budget.memory)),
+            ("used of it", f"{budget.fraction:.0%}"),
+            ("held before data", format_bytes(budget.reserved)),
+        ]
+    facts += [
+        ("a worker may grow by", format_bytes(budget.max_mem)),
+        ("tasks at once", format_count(budget.threads)),
+        ("so a task may hold", format_bytes(budget.per_task)),
+        ("workers", format_count(budget.workers)),
+        ("found in", plain(budget.origin)),
+    ]
+    return facts
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A memory bar: parts of a whole, and marks on it; all from 0 to 1."""
+
+    held: float
+    """What the process holds before any data."""
+    grown: float
+    """What it grows by."""
+    marks: tuple[tuple[float, str], ...]
+    """Thresholds with their names."""
+    caption: str
+    """The bar in words."""
+
+
+def fill(budget: MemoryBudget, growth: int) -> Fill:
+    """Set a growth of one worker against its budget.
+
+    Where the limit of the worker is known, the whole is that limit and the marks are
+    dask's thresholds; else the whole is ``max_mem``.
+    """
+    part = budget.fraction_of_limit(growth)
+    if part is None or budget.memory is None:
+        part = growth / budget.max_mem
+        caption = f"{format_bytes(growth)} of {format_bytes(budget.max_mem)} ({part:.0%})"
+        return Fill(0.0, min(1.0, part), (), caption)
+    held = min(1.0, budget.reserved / budget.memory)
+    words = f"{format_bytes(budget.reserved + growth)} of {format_bytes(budget.memory)} ({part:.0%})"
+    passed = [name for mark, name in MARKS if part > mark + 0.005]
+    if passed:
+        words += f", past {passed[-1]}"
+    return Fill(held, max(0.0, min(1.0, part) - held), MARKS, words)
+
+
+def grouped(layouts: Iterable[ArrayLayout]) -> tuple[list[ArrayLayout], list[ArrayLayout]]:
+    """Part data variables from coordinates, the largest first."""
+    ordered = sorted(layouts, key=lambda a: -a.nbytes)
+    return [a for a in ordered if not a.is_coord], [a for a in ordered if a.is_coord]

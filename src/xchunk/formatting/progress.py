@@ -1,0 +1,183 @@
+"""Progress of a rechunk: a bar in a terminal or notebook, a few calm lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
+
+from xchunk.core.units import format_bytes, format_seconds
+from xchunk.formatting.describe import STAGES, plain
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+__all__ = ["Progress"]
+
+
+@dataclass
+class _Stage:
+    """What is known of one stage of one variable."""
+
+    label: str
+    started: float
+    done: int = 0
+    total: int = 0
+    nbytes: int = 0
+    first: int = 0
+    first_bytes: int = 0
+    said: float = 0.0
+    task: TaskID | None = None
+
+    def rate(self, now: float) -> float:
+        """Bytes a second since the stage began here; what an earlier run did does not count."""
+        return (self.nbytes - self.first_bytes) / max(1e-6, now - self.started)
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the last box is done, if it goes on like this."""
+        boxes = self.done - self.first
+        return (now - self.started) / boxes * (self.total - self.done) if boxes else None
+
+
+class Progress:
+    """Show how far a rechunk is, on stderr.
+
+    In a terminal (or a notebook) each stage has a bar with boxes, bytes, speed and the time
+    that is left. Where stderr is a file or a pipe, each stage says when it begins, then at
+    most every ``every`` seconds, and when it is done.
+
+    Parameters
+    ----------
+    enabled : bool, default True
+        Whether anything is shown at all.
+    file : file, optional
+        Where to; stderr by default.
+    every : float, default 10
+        Seconds between the lines of a log.
+
+    Notes
+    -----
+    `update` may be called by any thread, and with counts in any order: the highest stands.
+    """
+
+    def __init__(
+        self, enabled: bool = True, *, file: TextIO | None = None, every: float = 10.0
+    ) -> None:
+        self.enabled = enabled
+        self._file = file
+        self._every = every
+        self._lock = threading.Lock()
+        self._stages: dict[tuple[str, str], _Stage] = {}
+        self._bars: RichProgress | None = None
+
+    def __enter__(self) -> Progress:
+        if self.enabled:
+            self._bars = self._terminal()
+            if self._bars is not None:
+                self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            bars, self._bars = self._bars, None
+        if bars is not None:
+            bars.stop()
+
+    def update(self, *, name: str, stage: str, done: int, total: int, nbytes: int) -> None:
+        """Tell how far a stage is.
+
+        Parameters
+        ----------
+        name : str
+            Name of the variable.
+        stage : str
+            Kind of the stage: ``direct``, ``read``, ``move`` or ``write``.
+        done, total : int
+            Boxes that are done, and that there are.
+        nbytes : int
+            Bytes of the boxes that are done.
+        """
+        if not self.enabled:
+            return
+        now = time.monotonic()
+        with self._lock:
+            state = self._stages.get((name, stage))
+            is_new = state is None
+            if state is None:
+                label = f"{plain(name)}, {STAGES.get(stage, plain(stage))}"
+                state = _Stage(label, now, first=done, first_bytes=nbytes)
+                # The first report comes when a box is done, unless it is the start itself.
+                if done == 1:
+                    state.first = state.first_bytes = 0
+                self._stages[name, stage] = state
+            before = state.done
+            state.done, state.total = max(state.done, done), max(state.total, total)
+            state.nbytes = max(state.nbytes, nbytes)
+            if self._bars is not None:
+                self._draw(self._bars, state, now)
+            elif is_new or state.done > before:
+                self._log(state, now, is_new)
+
+    def _terminal(self) -> RichProgress | None:
+        """Make the bars, where there is a terminal to draw them in."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        console = Console(file=self._file or sys.stderr)
+        if not (console.is_terminal or console.is_jupyter) or console.is_dumb_terminal:
+            return None
+        label = Column(ratio=1, no_wrap=True, overflow="ellipsis", min_width=12)
+        return Progress(
+            TextColumn("{task.description}", table_column=label, markup=False),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8)),
+            TextColumn(
+                "{task.completed}/{task.total} boxes {task.fields[size]} {task.fields[rate]}",
+                table_column=Column(no_wrap=True, justify="right"),
+            ),
+            TextColumn(
+                "{task.fields[left]}", table_column=Column(no_wrap=True, justify="right", width=9)
+            ),
+            console=console,
+            expand=True,
+            refresh_per_second=5,
+        )
+
+    def _draw(self, bars: RichProgress, state: _Stage, now: float) -> None:
+        rate, left = state.rate(now), state.left(now)
+        over = state.total > 0 and state.done >= state.total
+        shown = {
+            "size": format_bytes(state.nbytes),
+            "rate": f"{format_bytes(rate)}/s" if rate > 0 else "",
+            "left": format_seconds(now - state.started) if over else _short(left),
+        }
+        if state.task is None:
+            state.task = bars.add_task(state.label, total=state.total, **shown)
+        bars.update(state.task, completed=state.done, total=state.total, **shown)
+
+    def _log(self, state: _Stage, now: float, is_new: bool) -> None:
+        over = state.total > 0 and state.done >= state.total
+        if not (is_new or over or now - state.said >= self._every):
+            return
+        state.said = now
+        words = [f"{state.done} of {state.total} boxes", format_bytes(state.nbytes)]
+        if over:
+            words.append(f"done in {format_seconds(now - state.started)}")
+        elif (left := state.left(now)) is not None and not is_new:
+            words += [f"{format_bytes(state.rate(now))}/s", f"{format_seconds(left)} left"]
+        file = self._file or sys.stderr
+        file.write(f"xchunk: {state.label}: {', '.join(words)}\n")
+        file.flush()
+
+
+def _short(left: float | None) -> str:
+    return "" if left is None else f"-{format_seconds(left)}"
