@@ -2,7 +2,7 @@
 
 Neither library tells through its public API where the values of a variable come from, so
 this module reads their private classes. Each is recognised by its exact type, and each
-function by identity; whatever is not known raises `Untraceable`, and an import that fails
+function by identity; whatever is not known raises `UntraceableError`, and an import that fails
 here turns tracing off (see `xchunk.storage.trace`), never xchunk.
 """
 
@@ -12,11 +12,13 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import dask.array
 import numpy as np
 import zarr
+from dask.array._shuffle import _getitem as take
+from dask.array._shuffle import concatenate_arrays
 from dask.array.chunk import getitem
 from dask.array.core import (
     concatenate3,
@@ -25,6 +27,7 @@ from dask.array.core import (
     getter_inline,
     getter_nofancy,
 )
+from dask.base import tokenize
 from dask.blockwise import Blockwise, blockwise_token
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.layers import ArraySliceDep
@@ -59,7 +62,7 @@ from xchunk.storage._parts import (
     Decoder,
     Leaf,
     Part,
-    Untraceable,
+    UntraceableError,
     assemble,
     broadcast_picks,
     pick,
@@ -68,9 +71,11 @@ from xchunk.storage.refs import FileRef, StoredRef, ZarrRef
 
 __all__ = ["part_of", "reference"]
 
+Chunks: TypeAlias = tuple[tuple[int, ...], ...]
+
 _TRANSPARENT = (MemoryCachedArray, CopyOnWriteArray, ImplicitToExplicitIndexingAdapter)
 _CONVERTERS = (BoolTypeArray, NativeEndiannessArray)
-_BACKENDS: dict[type, tuple[str, type]] = {
+_BACKENDS: dict[type, tuple[str, Any]] = {
     NetCDF4ArrayWrapper: ("netcdf4", NetCDF4DataStore),
     H5NetCDFArrayWrapper: ("h5netcdf", H5NetCDFStore),
     ScipyArrayWrapper: ("scipy", ScipyDataStore),
@@ -100,25 +105,25 @@ _FREE_OPTIONS = ("format", "mmap", "version")
 
 def part_of(variable: Variable) -> Part:
     """Follow a variable's data down to the stored array."""
-    data = variable._data
+    data: Any = variable._data
     part = _Graph(data).part() if type(data) is dask.array.Array else _lazy(data)
     if part.shape != variable.shape:
-        raise Untraceable("a shape that is not the variable's")
+        raise UntraceableError("a shape that is not the variable's")
     return part
 
 
 def reference(part: Part) -> tuple[StoredRef, Any]:
     """Where the leaf of a part is stored, and its stored dtype."""
     wrapper = part.leaf.array
-    if type(wrapper) is ZarrArrayWrapper:
-        array = wrapper._array
+    if type(wrapper) in (ZarrArrayWrapper, zarr.Array):
+        array = wrapper._array if type(wrapper) is ZarrArrayWrapper else wrapper
         if type(array) is not zarr.Array or tuple(array.shape) != part.leaf.shape:
-            raise Untraceable("an unknown kind of zarr array, or one that was resized")
+            raise UntraceableError("an unknown kind of zarr array, or one that was resized")
         return ZarrRef(array.store, array.path, array.metadata.zarr_format), array.dtype
     engine, store_type = _BACKENDS[type(wrapper)]
     store = wrapper.datastore
     if type(store) is not store_type or type(store._manager) is not CachingFileManager:
-        raise Untraceable("a file that was opened by other means")
+        raise UntraceableError("a file that was opened by other means")
     manager = store._manager
     usual = all(
         name in _FREE_OPTIONS or value in _USUAL_OPTIONS.get(name, ())
@@ -126,7 +131,7 @@ def reference(part: Part) -> tuple[StoredRef, Any]:
     )
     filename = manager._args[0]
     if len(manager._args) != 1 or type(filename) is not str or manager._mode != "r" or not usual:
-        raise Untraceable("a file that was opened in an unusual way")
+        raise UntraceableError("a file that was opened in an unusual way")
     group = None if engine == "scipy" else store._group
     return FileRef(filename, engine, group, wrapper.variable_name), wrapper.dtype
 
@@ -141,17 +146,18 @@ def _lazy(array: Any) -> Part:
     if kind is LazilyVectorizedIndexedArray:
         return _pointwise(_lazy(array.array), array.key)
     if kind in _CONVERTERS:
-        return _lazy(array.array).decode(Decoder(kind.__name__, None, str(array.dtype)))
+        text = f"{kind.__name__}(dtype={array.dtype.str})"
+        return _lazy(array.array).decode(Decoder(kind.__name__, None, text))
     if kind is _ElementwiseFunctionArray:
-        return _lazy(array.array).decode(_decoder(array.func, str(array.dtype)))
-    if kind is ZarrArrayWrapper or kind in _BACKENDS:
+        return _lazy(array.array).decode(_decoder(array.func))
+    if kind in (ZarrArrayWrapper, zarr.Array) or kind in _BACKENDS:
         return Part.whole(Leaf(array, tuple(array.shape)))
-    raise Untraceable(f"a wrapper of type {kind.__name__}")
+    raise UntraceableError(f"a wrapper of type {kind.__name__}")
 
 
 def _indexed(part: Part, key: Any) -> Part:
     if type(key) not in (BasicIndexer, OuterIndexer) or len(key.tuple) != len(part.axes):
-        raise Untraceable("an index of another kind")
+        raise UntraceableError("an index of another kind")
     return part.select([pick(k, n) for k, n in zip(key.tuple, part.shape, strict=True)])
 
 
@@ -159,16 +165,34 @@ def _pointwise(part: Part, key: Any) -> Part:
     arrays = key.tuple
     known = type(key) is VectorizedIndexer and all(type(k) is np.ndarray for k in arrays)
     if not known or len(arrays) != len(part.axes):
-        raise Untraceable("an index of another kind")
+        raise UntraceableError("an index of another kind")
     picks, order = broadcast_picks(arrays, part.shape)
     return part.select(picks).transpose(order)
 
 
-def _decoder(func: Callable[..., Any], dtype: str) -> Decoder:
+def _decoder(func: Callable[..., Any]) -> Decoder:
     # Only with parameters by name does a partial say what the coder meant by it.
     if type(func) is functools.partial and not func.args and func.func in _DECODERS:
-        return Decoder(func.func.__name__, func, dtype)
-    raise Untraceable("an unknown function")
+        name = func.func.__name__
+        parameters = (f"{key}={_spell(func.keywords[key])}" for key in sorted(func.keywords))
+        return Decoder(name, func, f"{name}({', '.join(parameters)})")
+    raise UntraceableError("an unknown function")
+
+
+def _spell(value: Any) -> str:
+    """Write a parameter so that equal texts stand for equal effects."""
+    if value is None or type(value) in (str, bool, int):
+        return repr(value)
+    if isinstance(value, np.integer):  # compared with the data by its value alone
+        return repr(int(value))
+    if isinstance(value, (float, np.floating)):
+        # Its type takes part in the arithmetic: a float is weak, a numpy scalar is not.
+        return "nan" if np.isnan(value) else f"{type(value).__name__}({float(value)!r})"
+    if isinstance(value, (np.dtype, type)):
+        return np.dtype(value).str
+    if type(value) in (set, list, tuple):
+        return f"[{', '.join(sorted(map(_spell, value)))}]"
+    return tokenize(value)
 
 
 class _Graph:
@@ -177,10 +201,11 @@ class _Graph:
     def __init__(self, array: dask.array.Array) -> None:
         graph = array.__dask_graph__()
         if type(graph) is not HighLevelGraph:
-            raise Untraceable("a graph of another kind")
+            raise UntraceableError("a graph of another kind")
         self._array = array
         self._layers: Mapping[str, Any] = graph.layers
-        self._wholes: dict[str, tuple[Part, tuple[tuple[int, ...], ...]]] = {}
+        self._wholes: dict[str, tuple[Part, Chunks]] = {}
+        self._ends: dict[str, Chunks] = {}
         self._nodes: dict[Any, Part] = {}
 
     def part(self) -> Part:
@@ -188,17 +213,15 @@ class _Graph:
         array = self._array
         part, chunks = self._whole(array.name, array.numblocks)
         if chunks != array.chunks:
-            raise Untraceable("blocks that are not as large as their array says")
+            raise UntraceableError("blocks that are not as large as their array says")
         return part
 
-    def _whole(
-        self, name: str, numblocks: tuple[int, ...] | None = None
-    ) -> tuple[Part, tuple[tuple[int, ...], ...]]:
+    def _whole(self, name: str, numblocks: tuple[int, ...] | None = None) -> tuple[Part, Chunks]:
         """All blocks of a name; plain layers are answered without looking at blocks."""
         found = self._wholes.get(name)
         if found is None:
             layer = self._layers[name]
-            if type(layer) is Blockwise:
+            if type(layer) is Blockwise and layer.output == name:
                 found = self._blockwise(layer)
             elif _is_p2p(layer):
                 found = self._p2p(layer)
@@ -206,49 +229,50 @@ class _Graph:
                 grid = itertools.product(*map(range, numblocks))
                 found = assemble({i: self._key((name, *i)) for i in grid}, numblocks)
             else:
-                raise Untraceable("an unknown number of blocks")
+                raise UntraceableError("an unknown number of blocks")
             self._wholes[name] = found
         if numblocks is not None and tuple(map(len, found[1])) != tuple(numblocks):
-            raise Untraceable("another number of blocks")
+            raise UntraceableError("another number of blocks")
         return found
 
-    def _blockwise(self, layer: Blockwise) -> tuple[Part, tuple[tuple[int, ...], ...]]:
+    def _blockwise(self, layer: Blockwise) -> tuple[Part, Chunks]:
         task = layer.task
         tokens = tuple(TaskRef(blockwise_token(i)) for i in range(len(layer.indices)))
         if type(task) is not Task or task.args != tokens or layer.new_axes or layer.concatenate:
-            raise Untraceable("an unknown blockwise layer")
+            raise UntraceableError("an unknown blockwise layer")
         if task.func in _GETTERS and len(tokens) == 2:
             return self._from_array(layer, task)
-        if task.func is np.transpose and len(tokens) == 1 and set(task.kwargs) == {"axes"}:
-            ((name, indices),) = layer.indices
-            order = tuple(task.kwargs["axes"])
-            if indices is None or layer.io_deps:
-                raise Untraceable("an unknown blockwise layer")
-            if tuple(layer.output_indices) != tuple(indices[i] for i in order):
-                raise Untraceable("a transpose of other blocks")
-            part, chunks = self._whole(name, tuple(layer.numblocks[name]))
+        ((name, indices),) = layer.indices
+        if type(name) is not str or indices is None or layer.io_deps:
+            raise UntraceableError("an unknown blockwise layer")
+        transposes = task.func is np.transpose and set(task.kwargs) == {"axes"}
+        order = tuple(task.kwargs["axes"]) if transposes else tuple(range(len(indices)))
+        if tuple(layer.output_indices) != tuple(indices[i] for i in order):
+            raise UntraceableError("other blocks than the task's axes say")
+        part, chunks = self._whole(name, tuple(layer.numblocks[name]))
+        if transposes:
             return part.transpose(order), tuple(chunks[i] for i in order)
-        raise Untraceable("an unknown function")
+        if task.kwargs:
+            raise UntraceableError("an unknown function")
+        return part.decode(_decoder(task.func)), chunks
 
-    def _from_array(
-        self, layer: Blockwise, task: Task
-    ) -> tuple[Part, tuple[tuple[int, ...], ...]]:
+    def _from_array(self, layer: Blockwise, task: Task) -> tuple[Part, Chunks]:
         (source, none), (slices, indices) = layer.indices
         dep = layer.io_deps.get(slices) if isinstance(slices, str) else None
         same = indices is not None and tuple(indices) == tuple(layer.output_indices)
         if none is not None or type(dep) is not ArraySliceDep or not same:
-            raise Untraceable("an unknown way to read blocks")
+            raise UntraceableError("an unknown way to read blocks")
         _check_getter(task)
-        part = self._value(source)
+        part = self._node(source, None)
         chunks = tuple(tuple(int(n) for n in along) for along in dep.chunks)
         if tuple(map(sum, chunks)) != part.shape:
-            raise Untraceable("blocks that do not cover their array")
+            raise UntraceableError("blocks that do not cover their array")
         return part, chunks
 
-    def _p2p(self, layer: Any) -> tuple[Part, tuple[tuple[int, ...], ...]]:
+    def _p2p(self, layer: Any) -> tuple[Part, Chunks]:
         part, chunks = self._whole(layer.name_input, tuple(map(len, layer.chunks_input)))
         if chunks != tuple(layer.chunks_input) or part.shape != tuple(map(sum, layer.chunks)):
-            raise Untraceable("a rechunk of something else")
+            raise UntraceableError("a rechunk of something else")
         return part, tuple(tuple(along) for along in layer.chunks)
 
     def _key(self, key: Any, near: MaterializedLayer | None = None) -> Part:
@@ -264,16 +288,22 @@ class _Graph:
             part, chunks = self._whole(key[0])
             index = key[1:]
             if type(key) is not tuple or len(index) != len(chunks):
-                raise Untraceable("a key of another kind")
-            picks = []
-            for along, i in zip(chunks, index, strict=True):
-                start = sum(along[:i])
-                picks.append(range(start, start + along[i]))
+                raise UntraceableError("a key of another kind")
+            ends = self._ends_of(key[0], chunks)
+            picks = [
+                range(end[i] - along[i], end[i])
+                for along, end, i in zip(chunks, ends, index, strict=True)
+            ]
             return part.select(picks)
         for candidate in (layer, near):
             if type(candidate) is MaterializedLayer and key in candidate:
                 return self._node(candidate[key], candidate)
-        raise Untraceable("a key that is not in the graph")
+        raise UntraceableError("a key that is not in the graph")
+
+    def _ends_of(self, name: str, chunks: Chunks) -> Chunks:
+        if name not in self._ends:
+            self._ends[name] = tuple(tuple(itertools.accumulate(along)) for along in chunks)
+        return self._ends[name]
 
     def _node(self, node: Any, layer: MaterializedLayer | None) -> Part:
         kind = type(node)
@@ -289,9 +319,6 @@ class _Graph:
             return self._key(node, layer)
         return _lazy(node)
 
-    def _value(self, value: Any) -> Part:
-        return self._node(value, None)
-
     def _task(self, task: Task, layer: MaterializedLayer | None) -> Part:
         func, args = task.func, task.args
         if func in _GETTERS and len(args) == 2:
@@ -299,13 +326,36 @@ class _Graph:
             return _sliced(self._node(args[0], layer), args[1])
         if func in _GETITEMS and len(args) == 2 and not task.kwargs:
             return _sliced(self._node(args[0], layer), args[1])
+        if func is take and len(args) == 2 and not task.kwargs:
+            return _taken(self._node(args[0], layer), self._literal(args[1], layer)[1])
+        if func is concatenate_arrays and len(args) == 3 and not task.kwargs:
+            return self._shuffled(args[0], self._literal(args[1], layer), args[2], layer)
         if func is np.transpose and len(args) == 1 and set(task.kwargs) == {"axes"}:
             return self._node(args[0], layer).transpose(task.kwargs["axes"])
         if func is concatenate_shaped and len(args) == 2 and not task.kwargs:
             return self._concatenate(args[0], tuple(args[1]), layer)
         if func is concatenate3 and len(args) == 1 and not task.kwargs:
             return self._concatenate(args[0], None, layer)
-        raise Untraceable("an unknown function")
+        raise UntraceableError("an unknown function")
+
+    def _literal(self, ref: Any, layer: MaterializedLayer | None) -> tuple[Any, Any]:
+        """The pair under a reference to a constant, as dask's shuffle notes its indices."""
+        if type(ref) is not TaskRef or layer is None or type(layer[ref.key]) is not DataNode:
+            raise UntraceableError("an index of another kind")
+        first, second = layer[ref.key].value
+        return first, second
+
+    def _shuffled(
+        self, arrays: Any, sorter: tuple[Any, Any], axis: Any, layer: MaterializedLayer | None
+    ) -> Part:
+        if type(arrays) is not List or type(axis) is not int:
+            raise UntraceableError("a list of another kind")
+        parts = [self._node(array, layer) for array in arrays.args]
+        shape = tuple(len(parts) if a == axis else 1 for a in range(len(parts[0].axes)))
+        blocks = dict(zip(itertools.product(*map(range, shape)), parts, strict=True))
+        joined, _ = assemble(blocks, shape)
+        index = [slice(None)] * len(shape)
+        return _taken(joined, (*index[:axis], np.argsort(sorter[1]), *index[axis + 1 :]))
 
     def _concatenate(
         self, arrays: Any, shape: tuple[int, ...] | None, layer: MaterializedLayer | None
@@ -319,7 +369,7 @@ class _Graph:
             flat = _flatten(arrays, shape)
         else:
             if type(arrays) is not List:
-                raise Untraceable("a list of another kind")
+                raise UntraceableError("a list of another kind")
             flat = list(arrays.args)
         grid = list(itertools.product(*map(range, shape)))
         blocks = {i: self._node(a, layer) for i, a in zip(grid, flat, strict=True)}
@@ -330,22 +380,33 @@ def _flatten(nested: Any, shape: tuple[int, ...]) -> list[Any]:
     if not shape:
         return [nested]
     if type(nested) is not List or len(nested.args) != shape[0]:
-        raise Untraceable("a list of another kind")
+        raise UntraceableError("a list of another kind")
     return [leaf for inner in nested.args for leaf in _flatten(inner, shape[1:])]
 
 
 def _check_getter(task: Task) -> None:
     # With asarray=False the block would be whatever the wrapper gives.
     if set(task.kwargs) - {"asarray", "lock"} or task.kwargs.get("asarray", True) is not True:
-        raise Untraceable("an unknown way to read blocks")
+        raise UntraceableError("an unknown way to read blocks")
 
 
 def _sliced(part: Part, index: Any) -> Part:
     if type(index) is not tuple or len(index) != len(part.axes):
-        raise Untraceable("an index of another kind")
+        raise UntraceableError("an index of another kind")
     # numpy moves axes where an array meets an integer, so arrays are left to others.
     if any(type(k) is not slice and not isinstance(k, (int, np.integer)) for k in index):
-        raise Untraceable("an index of another kind")
+        raise UntraceableError("an index of another kind")
+    return part.select([pick(k, n) for k, n in zip(index, part.shape, strict=True)])
+
+
+def _taken(part: Part, index: Any) -> Part:
+    """One axis at positions of an array, the others whole: there numpy moves no axis."""
+    if type(index) is not tuple or len(index) != len(part.axes):
+        raise UntraceableError("an index of another kind")
+    if sum(type(k) is np.ndarray for k in index) > 1:
+        raise UntraceableError("an index of another kind")
+    if any(type(k) is not np.ndarray and k != slice(None) for k in index):
+        raise UntraceableError("an index of another kind")
     return part.select([pick(k, n) for k, n in zip(index, part.shape, strict=True)])
 
 

@@ -1,7 +1,7 @@
 """Which elements of one stored array a value shows: the algebra under tracing.
 
 Nothing here knows xarray or dask. Whatever cannot be written as one progression along
-each axis raises `Untraceable`; there is no approximate answer.
+each axis raises `UntraceableError`; there is no approximate answer.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["Decoder", "Leaf", "Part", "Untraceable", "assemble", "compact", "pick"]
+__all__ = ["Decoder", "Leaf", "Part", "UntraceableError", "assemble", "compact", "pick"]
 
 
-class Untraceable(Exception):
+class UntraceableError(Exception):
     """What stands here is not known, or is no part of one stored array."""
 
 
@@ -38,9 +38,9 @@ class Decoder:
     name: str
     """Its name."""
     func: Callable[..., Any] | None = None
-    """The function with its parameters; None: the name says all. Compared by identity."""
-    dtype: str = ""
-    """The dtype that it yields."""
+    """The function with its parameters; None: the text says all."""
+    text: str = ""
+    """Its name and parameters; equal texts decode equally."""
 
 
 Pick: TypeAlias = "int | range"
@@ -72,7 +72,7 @@ class Part:
     def select(self, picks: Sequence[Pick]) -> Part:
         """The value at these positions: one pick for each axis, an integer drops it."""
         if len(picks) != len(self.axes):
-            raise Untraceable("as many picks as axes are needed")
+            raise UntraceableError("as many picks as axes are needed")
         axes: list[tuple[int, range]] = []
         fixed = set(self.fixed)
         for (stored, elements), chosen in zip(self.axes, picks, strict=True):
@@ -81,23 +81,23 @@ class Part:
             elif 0 <= chosen < len(elements):
                 fixed.add((stored, elements[chosen]))
             else:
-                raise Untraceable("a position outside the axis")
+                raise UntraceableError("a position outside the axis")
         return replace(self, axes=tuple(axes), fixed=frozenset(fixed))
 
     def transpose(self, order: Sequence[int]) -> Part:
         """The value with its axes in another order."""
         if sorted(order) != list(range(len(self.axes))):
-            raise Untraceable("not an order of the axes")
+            raise UntraceableError("not an order of the axes")
         return replace(self, axes=tuple(self.axes[i] for i in order))
 
     def decode(self, decoder: Decoder) -> Part:
         """The value after one more decoding step."""
         return replace(self, decoders=(*self.decoders, decoder))
 
-    def _origin(self) -> tuple[Any, ...]:
+    def origin(self) -> tuple[Any, ...]:
         """What parts must have in common to be pieces of one value."""
         stored = tuple(axis for axis, _ in self.axes)
-        steps = tuple((d.name, id(d.func), d.dtype) for d in self.decoders)
+        steps = tuple((d.text, id(d.func)) for d in self.decoders)
         return (id(self.leaf.array), stored, self.fixed, steps)
 
 
@@ -113,8 +113,8 @@ def compact(elements: range) -> range:
 def _compose(elements: range, positions: range) -> range:
     if len(positions) == 0:
         return range(0)
-    if not (0 <= min(positions[0], positions[-1]) <= max(positions[0], positions[-1]) < len(elements)):
-        raise Untraceable("positions outside the axis")
+    if min(positions[0], positions[-1]) < 0 or max(positions[0], positions[-1]) >= len(elements):
+        raise UntraceableError("positions outside the axis")
     start, step = elements[positions[0]], elements.step * positions.step
     return compact(range(start, start + step * len(positions), step))
 
@@ -124,15 +124,15 @@ def pick(key: object, size: int) -> Pick:
     if isinstance(key, slice):
         return range(size)[key]
     if isinstance(key, (bool, np.bool_)):
-        raise Untraceable("a boolean index")
+        raise UntraceableError("a boolean index")
     if isinstance(key, (int, np.integer)):
         position = int(key) + (size if key < 0 else 0)
         if not 0 <= position < size:
-            raise Untraceable("an index outside the axis")
+            raise UntraceableError("an index outside the axis")
         return position
     if isinstance(key, np.ndarray) and key.ndim == 1 and key.dtype.kind in "iu":
         return progression(key, size)
-    raise Untraceable(f"an index of type {type(key).__name__}")
+    raise UntraceableError(f"an index of type {type(key).__name__}")
 
 
 def progression(positions: np.ndarray[Any, Any], size: int) -> range:
@@ -145,7 +145,7 @@ def progression(positions: np.ndarray[Any, Any], size: int) -> range:
     start = int(wide[0])
     step = int(wide[1]) - start if n > 1 else 1
     if step == 0 or not np.array_equal(wide, start + step * np.arange(n, dtype=np.int64)):
-        raise Untraceable("positions of uneven steps")
+        raise UntraceableError("positions of uneven steps")
     return compact(range(start, start + step * n, step))
 
 
@@ -161,7 +161,7 @@ def join(pieces: Sequence[range]) -> range:
     for piece in filled:
         even = len(piece) == 1 or piece.step == step
         if step == 0 or not even or piece[0] != start + step * done:
-            raise Untraceable("pieces that are no progression")
+            raise UntraceableError("pieces that are no progression")
         done += len(piece)
     return range(start, start + step * done, step)
 
@@ -185,30 +185,30 @@ def assemble(
 
     Raises
     ------
-    Untraceable
+    UntraceableError
         If they are not pieces of one value, or not in one progression.
     """
     if not numblocks:
         return blocks[()], ()
     if math.prod(numblocks) == 0:
-        raise Untraceable("no blocks")
+        raise UntraceableError("no blocks")
     corner = blocks[(0,) * len(numblocks)]
     if len(corner.axes) != len(numblocks):
-        raise Untraceable("blocks of another number of axes than their grid")
+        raise UntraceableError("blocks of another number of axes than their grid")
     lines: list[list[range]] = []
     for axis, count in enumerate(numblocks):
         along = [tuple(i if a == axis else 0 for a in range(len(numblocks))) for i in range(count)]
         lines.append([_axis(blocks[index], axis) for index in along])
-    origin = corner._origin()
+    origin = corner.origin()
     for index in itertools.product(*map(range, numblocks)):
         block = blocks[index]
         # An empty block shows nothing, so where it came from has no meaning, but one of
         # another origin is refused all the same: it is not what this code expects.
-        if block._origin() != origin:
-            raise Untraceable("blocks of several origins")
+        if block.origin() != origin:
+            raise UntraceableError("blocks of several origins")
         for axis, i in enumerate(index):
             if block.axes[axis][1] != lines[axis][i]:
-                raise Untraceable("blocks that do not line up")
+                raise UntraceableError("blocks that do not line up")
     axes = tuple((corner.axes[a][0], join(line)) for a, line in enumerate(lines))
     chunks = tuple(tuple(len(piece) for piece in line) for line in lines)
     return replace(corner, axes=axes), chunks
@@ -216,7 +216,7 @@ def assemble(
 
 def _axis(part: Part, axis: int) -> range:
     if axis >= len(part.axes):
-        raise Untraceable("blocks of several numbers of axes")
+        raise UntraceableError("blocks of several numbers of axes")
     return part.axes[axis][1]
 
 
@@ -233,12 +233,12 @@ def broadcast_picks(
     """
     shape = np.broadcast_shapes(*(key.shape for key in keys))
     if 0 in shape:
-        raise Untraceable("an empty pointwise index does not tell its axes")
-    picks: list[Pick | None] = []
+        raise UntraceableError("an empty pointwise index does not tell its axes")
+    picks: list[Pick] = []
     shown: dict[int, int] = {}
     for number, (key, size) in enumerate(zip(keys, sizes, strict=True)):
         if key.dtype.kind not in "iu":
-            raise Untraceable("an index that is not of integers")
+            raise UntraceableError("an index that is not of integers")
         full = np.broadcast_to(key, shape)
         varying = [
             axis
@@ -246,39 +246,37 @@ def broadcast_picks(
             if n > 1 and full.strides[axis] != 0 and (np.diff(_line(full, axis)) != 0).any()
         ]
         if len(varying) > 1:
-            raise Untraceable("an index along several axes")
+            raise UntraceableError("an index along several axes")
         if not varying:
             if (key != key.flat[0]).any():
-                raise Untraceable("an index along several axes")
+                raise UntraceableError("an index along several axes")
             picks.append(pick(key.flat[0], size))
             continue
         axis = varying[0]
         line = _line(full, axis)
         spread = line.reshape(tuple(-1 if a == axis else 1 for a in range(len(shape))))
         if axis in shown or not (key == _squeezed(spread, key.ndim)).all():
-            raise Untraceable("an index along several axes")
+            raise UntraceableError("an index along several axes")
         shown[axis] = number
         picks.append(progression(line, size))
     # An axis of one element does not tell which stored axis it is; any that is fixed
     # shows the same element.
-    spare = [number for number, chosen in enumerate(picks) if isinstance(chosen, int)]
+    spare = [(number, chosen) for number, chosen in enumerate(picks) if isinstance(chosen, int)]
     for axis, n in enumerate(shape):
         if axis not in shown:
             if n != 1 or not spare:
-                raise Untraceable("an axis that is not stored")
-            number = spare.pop(0)
-            position = picks[number]
-            assert isinstance(position, int)
+                raise UntraceableError("an axis that is not stored")
+            number, position = spare.pop(0)
             picks[number] = range(position, position + 1)
             shown[axis] = number
     kept = sorted(shown.values())
-    order = tuple(kept.index(shown[axis]) for axis in range(len(shape)))
-    return tuple(chosen for chosen in picks if chosen is not None), order
+    return tuple(picks), tuple(kept.index(shown[axis]) for axis in range(len(shape)))
 
 
 def _line(array: np.ndarray[Any, Any], axis: int) -> np.ndarray[Any, Any]:
     at = tuple(slice(None) if a == axis else 0 for a in range(array.ndim))
-    return array[at].astype(np.int64)  # type: ignore[no-any-return]
+    line: np.ndarray[Any, Any] = array[at]
+    return line.astype(np.int64)
 
 
 def _squeezed(array: np.ndarray[Any, Any], ndim: int) -> np.ndarray[Any, Any]:

@@ -75,7 +75,7 @@ class Traced:
     stored_dtype: Any = None
     """dtype of the stored array, so that who opens it can tell whether it is the same."""
     decoding: tuple[str, ...] = ()
-    """A fingerprint of each decoding step with its parameters: equal ones decode equally."""
+    """Each decoding step with its parameters, innermost first; equal texts decode equally."""
 
     @property
     def is_whole(self) -> bool:
