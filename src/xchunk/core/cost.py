@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from xchunk.core.grid import ceildiv
 
@@ -38,6 +38,24 @@ class Rates:
     """Stored bytes for each decoded byte, where the store does not tell."""
     serial_read: bool = False
     """Whether a lock lets one thread of a process read at a time (HDF5, netCDF)."""
+    run: float = 0.00001
+    """Seconds for one contiguous run of an array that is not chunked, besides its bytes."""
+    pack: float = 1.0e9
+    """Bytes a second that one thread compresses with lz4, for a compressed scratch array."""
+    unpack: float = 2.0e9
+    """Bytes a second that one thread decompresses from lz4, counted after decompression."""
+    scratch_ratio: float = 1.0
+    """Bytes in the scratch store for each byte of a piece; below 1 where it is compressed."""
+
+    def with_packed_scratch(self) -> Rates:
+        """Return the rates of a scratch array in lz4, which packs about as well as the store."""
+        ratio = min(1.0, self.compression)
+        return replace(
+            self,
+            scratch_write=1 / (1 / self.pack + ratio / self.scratch_write),
+            scratch_read=1 / (1 / self.unpack + ratio / self.scratch_read),
+            scratch_ratio=ratio,
+        )
 
     def to_dict(self) -> dict[str, float]:
         """Return the rates as JSON types."""
@@ -66,6 +84,8 @@ class Work:
     """Requests to stores, reading and writing; metadata not counted."""
     objects: int = 0
     """Objects (files) written."""
+    runs: int = 0
+    """Contiguous runs read from an array that is not chunked."""
 
     def __add__(self, other: Work) -> Work:
         return Work(*(a + b for a, b in zip(self._values(), other._values(), strict=True)))
@@ -81,27 +101,44 @@ class Work:
             self.scratch_write_bytes,
             self.requests,
             self.objects,
+            self.runs,
         )
 
-    def busy_seconds(self, rates: Rates) -> float:
-        """Seconds of one thread that the work takes, waiting for requests included."""
+    def stored_bytes(self, rates: Rates) -> float:
+        """Bytes that go to and from stores, after codecs."""
         moved = self.scratch_read_bytes + self.scratch_write_bytes
-        stored = (self.decoded_bytes + self.encoded_bytes) * rates.compression + moved
+        values = self.decoded_bytes + self.encoded_bytes
+        return values * rates.compression + moved * rates.scratch_ratio
+
+    def busy_seconds(self, rates: Rates, concurrency: int = 1) -> float:
+        """Seconds of one thread that the work takes, waiting for requests included.
+
+        With ``concurrency`` requests in flight at once a thread waits for all of them together.
+        """
         return (
             self.decoded_bytes / rates.decode
             + self.encoded_bytes / rates.encode
             + self.scratch_read_bytes / rates.scratch_read
             + self.scratch_write_bytes / rates.scratch_write
-            + self.requests * rates.latency
-            + stored / rates.bandwidth
+            + self.requests * rates.latency / concurrency
+            + self.runs * rates.run
+            + self.stored_bytes(rates) / rates.bandwidth
         )
 
-    def seconds(self, rates: Rates, slots: int) -> float:
-        """Seconds on the clock with ``slots`` tasks at once, the idle last wave counted."""
+    def seconds(self, rates: Rates, slots: int, *, workers: int = 1, concurrency: int = 1) -> float:
+        """Seconds on the clock with ``slots`` tasks at once, the idle last wave counted.
+
+        Threads share what a worker has once only: its bandwidth, and the lock under which
+        some libraries read. More of them do not make these faster.
+        """
         if self.tasks == 0:
             return 0.0
-        each = self.busy_seconds(rates) / self.tasks
-        return waves(self.tasks, slots) * each + self.tasks * rates.task
+        each = self.busy_seconds(rates, concurrency) / self.tasks
+        shared = self.stored_bytes(rates) / rates.bandwidth
+        if rates.serial_read:
+            shared = max(shared, self.decoded_bytes / rates.decode)
+        clock = max(waves(self.tasks, slots) * each, shared / max(1, workers))
+        return clock + self.tasks * rates.task
 
     def to_dict(self) -> dict[str, int]:
         """Return the counts as JSON types."""

@@ -9,9 +9,15 @@ from xchunk.core.units import format_bytes
 from xchunk.errors import MemoryBudgetError
 
 __all__ = [
+    "DECODE_COPIES",
+    "ENCODE_COPIES",
     "PAUSE",
+    "PLAIN_READ_COPIES",
+    "PLAIN_WRITE_COPIES",
+    "SHARD_COPIES",
     "SPILL",
     "TARGET",
+    "TASK_OVERHEAD",
     "TERMINATE",
     "CopyBuffers",
     "MemoryBudget",
@@ -114,6 +120,29 @@ class MemoryBudget:
         }
 
 
+# What the buffers of a copy task hold for each byte of the unit in flight. They bound what
+# zarr-python does with the codecs of the formats, data that do not compress included.
+
+#: A chunk that is decoded: its encoded bytes, at worst as many, and its decoded bytes.
+DECODE_COPIES = 2.0
+
+#: A chunk without a codec: the bytes as they were read are the values.
+PLAIN_READ_COPIES = 1.1
+
+#: A unit that is encoded: a contiguous copy of its values, and the encoder's output, which
+#: is allocated for the worst case (blosc, zstd) before it is cut to what came out.
+ENCODE_COPIES = 2.2
+
+#: A unit without a codec: the contiguous copy, of which the store writes the bytes.
+PLAIN_WRITE_COPIES = 1.2
+
+#: A shard: its values, its encoded inner chunks, and the object in which they are joined.
+SHARD_COPIES = 3.0
+
+#: What a task takes whatever its size: its code path's objects, codec contexts, file handles.
+TASK_OVERHEAD = 1_000_000
+
+
 @dataclass(frozen=True)
 class CopyBuffers:
     """The buffers of one copy task, and so its peak.
@@ -127,15 +156,17 @@ class CopyBuffers:
     box: int
     """Bytes of the box."""
     read_unit: int
-    """Bytes of one source chunk, decoded; of a run for an array without chunks."""
+    """Bytes of one source chunk, decoded; for an array without chunks, what is read at once."""
     write_unit: int
     """Bytes of one target unit (shard, or chunk where there is none)."""
     concurrency: int = 1
     """Chunks that are decoded or encoded at once within the task."""
-    read_copies: float = 2.0
+    read_copies: float = DECODE_COPIES
     """Bytes held for each byte of a source chunk in flight: encoded and decoded."""
-    write_copies: float = 2.2
+    write_copies: float = ENCODE_COPIES
     """Bytes held for each byte of a target unit in flight: the copy and the encoder's bound."""
+    overhead: int = 0
+    """Bytes that the task holds whatever the size of its box."""
 
     @property
     def projected_mem(self) -> int:
@@ -144,4 +175,4 @@ class CopyBuffers:
             self.read_copies * self.read_unit * self.concurrency,
             self.write_copies * self.write_unit * self.concurrency,
         )
-        return int(self.box + in_flight)
+        return int(self.box + in_flight) + self.overhead

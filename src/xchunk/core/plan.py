@@ -1,244 +1,430 @@
-"""What a rechunk will do: stages of boxes, each copied by one independent task.
+"""Choosing how an array is copied: the cheapest stages that stay within the memory.
 
-    source --read box--> [scratch pieces] --write box--> target
-
-*Direct*: one stage; boxes are multiples of the target's write unit, and each reads its part
-of the source. *Staged*: the first stage reads boxes of whole source chunks and writes them as
-pieces to a scratch array; the second reads whole pieces and writes whole write units.
-
-A plan is made of numbers only. It is bound to stores and run by `xchunk.rechunk`.
+Three families compete (see `xchunk.core.stages`): direct, staged through one scratch array,
+and multi-stage through two or three, for shapes so extreme that one scratch array would
+fall into crumbs. Each is tried with every number of tasks at once that the worker's threads
+allow, since fewer tasks have more memory each; the predicted time decides.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from xchunk._typing import Chunks
-from xchunk.core.cost import Rates, Work
-from xchunk.core.grid import Grid
-from xchunk.core.memory import CopyBuffers, MemoryBudget
+import numpy as np
 
-__all__ = ["ArrayPlan", "CopyJob", "Limits", "RechunkPlan", "Scratch", "Stage"]
+from xchunk.core.chains import Columns, Dim, Table, chain_table, direct_table
+from xchunk.core.cost import Rates
+from xchunk.core.grid import Axis, Grid
+from xchunk.core.memory import MemoryBudget
+from xchunk.core.predict import ChainModel, Facts, Geometry, stage_seconds
+from xchunk.core.search import SLACK, Found, cheapest
+from xchunk.core.stages import (
+    ArrayPlan,
+    CopyJob,
+    Limits,
+    RechunkPlan,
+    Scratch,
+    Stage,
+)
+from xchunk.core.units import format_bytes, format_count, format_seconds
+from xchunk.errors import InvalidChunksError, MemoryBudgetError
+
+__all__ = [
+    "ArrayPlan",
+    "CopyJob",
+    "Limits",
+    "RechunkPlan",
+    "Scratch",
+    "Stage",
+    "plan_array",
+]
+
+Family = Literal["direct", "staged", "multi-stage"]
+
+#: A staged plan is good enough to skip more stages below this many times its floor.
+_GOOD = 1.5
+
+
+def plan_array(
+    job: CopyJob,
+    budget: MemoryBudget,
+    *,
+    rates: Rates | None = None,
+    limits: Limits | None = None,
+    concurrency: int = 1,
+) -> ArrayPlan:
+    """Choose the cheapest way to copy one array within a budget.
+
+    No stage of the plan holds more than ``budget.max_mem`` divided by the tasks at once,
+    ``ArrayPlan.threads``, which are fewer than ``budget.threads`` where that is faster or
+    where nothing else fits.
+
+    Parameters
+    ----------
+    job : CopyJob
+        The array, its source's chunks and its target's.
+    budget : MemoryBudget
+        What one worker may grow by, and the tasks that it runs at once.
+    rates : Rates, optional
+        What work costs; decides between plans that fit.
+    limits : Limits, optional
+        The most tasks and scratch objects, and whether there may be a scratch array at all.
+    concurrency : int
+        Chunks in flight at once within a task.
+
+    Returns
+    -------
+    ArrayPlan
+        The plan with its predictions, and the runner-up with the reason why it lost.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If nothing fits the memory, the tasks and the objects together; with the smallest
+        budget for which there is a plan.
+    InvalidChunksError
+        If the job itself makes no sense, or no budget would help.
+
+    Notes
+    -----
+    The search covers boxes and pieces that cut each dim regularly. Direct plans are the
+    best of all where the dim has at most 96 write units; staged ones where it has at most
+    16 elements. Longer dims are searched in a geometric choice of lengths. Where many dims
+    leave more than a few thousand undominated combinations, the search keeps the best of each
+    size only (`xchunk.core.search`).
+    """
+    rates, limits = rates or Rates(), limits or Limits()
+    _check_job(job, concurrency)
+    if math.prod(job.shape) == 0:
+        return ArrayPlan(job, (), "empty", 0.0, budget.threads)
+    planner = _Planner(job, budget, rates, limits, concurrency)
+    options = planner.options()
+    if not options:
+        raise planner.no_plan()
+    options.sort(key=lambda o: (float(f"{o.seconds:.9e}"), o.tasks, o.peak))
+    best = options[0]
+    plan = best.plan(planner.order)
+    plan = replace(plan, runner_up=planner.runner_up(options))
+    plan.check_exclusive()
+    return plan
+
+
+def _check_job(job: CopyJob, concurrency: int) -> None:
+    grids = {"source": job.source, "target": job.target, "units": job.units}
+    for what, grid in grids.items():
+        if grid.shape != job.shape:
+            raise InvalidChunksError(
+                f"{job.name}: the {what} chunks are for an array of {grid.shape}, "
+                f"but the array to copy has {job.shape}."
+            )
+    if not (job.target.is_regular and job.units.is_regular):
+        raise InvalidChunksError(
+            f"{job.name}: the target's chunks must all have one length along each dim. "
+            "Give one length for each dim instead of a list of lengths."
+        )
+    if concurrency < 1:
+        raise InvalidChunksError(f"concurrency={concurrency} must be at least 1.")
 
 
 @dataclass(frozen=True)
-class CopyJob:
-    """One array to be copied from one layout to another; the planner's input."""
+class _Option:
+    """A plan that fits, before it is spelled out for the user's order of dims."""
 
-    name: str
-    """Name of the variable."""
-    shape: tuple[int, ...]
-    """Elements along each dim."""
-    itemsize: int
-    """Bytes of one stored element; for strings of any length an estimate."""
-    source: Grid
-    """The stored chunks of the source, as the copied part sees them; may be irregular."""
-    target: Grid
-    """The chunks of the target."""
-    units: Grid
-    """The write units of the target: its shards, or its chunks where there are none."""
-    source_chunked: bool = True
-    """Whether source chunks are decoded as a whole; a contiguous source reads just what is asked."""
-    source_compressed: bool = True
-    """Whether source chunks have to be decoded; if not, they are only read."""
-    blocks: bool = False
-    """Whether the source is computed block by block (dask): each block can be had once only."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the array before codecs."""
-        return math.prod(self.shape) * self.itemsize
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a plan may not exceed besides memory."""
-
-    tasks: int = 20_000
-    """The most tasks of one stage."""
-    objects: int = 2_000_000
-    """The most scratch objects of one array."""
-    piece: int = 64_000
-    """The fewest bytes that a scratch piece should have; smaller ones call for another stage."""
-    scratch: bool = True
-    """Whether a scratch array may be used at all."""
-
-
-@dataclass(frozen=True)
-class Scratch:
-    """The scratch array between two stages."""
-
-    chunks: Chunks
-    """Elements of a piece along each dim."""
-    shards: Chunks | None = None
-    """Elements of a shard where a box is written as one object, else None."""
-    compressor: Literal["none", "lz4"] = "none"
-    """Codec of the pieces."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A grid of boxes; every box is copied by one task that depends on no other of its stage."""
-
-    kind: Literal["direct", "read", "write", "move"]
-    """``direct`` source to target, ``read`` source to scratch, ``write`` scratch to target,
-    ``move`` scratch to scratch."""
-    boxes: Grid
-    """The boxes; each is a union of whole write units of what the stage writes."""
-    scratch: Scratch | None
-    """The scratch array that the stage writes; None where it writes the target."""
-    work: Work
-    """What the stage does, counted."""
-    buffers: CopyBuffers
-    """What one task holds."""
-
-    @property
-    def projected_mem(self) -> int:
-        """Bytes by which the process grows at the peak of one task."""
-        return self.buffers.projected_mem
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the stage as JSON types."""
-        return {
-            "kind": self.kind,
-            "box": list(self.boxes.chunks),
-            "boxes": self.boxes.count,
-            "scratch": None
-            if self.scratch is None
-            else {
-                "chunks": list(self.scratch.chunks),
-                "shards": None if self.scratch.shards is None else list(self.scratch.shards),
-                "compressor": self.scratch.compressor,
-            },
-            "work": self.work.to_dict(),
-            "projected_mem": self.projected_mem,
-        }
-
-
-@dataclass(frozen=True)
-class ArrayPlan:
-    """The stages by which one array is copied, and what they are predicted to cost."""
-
-    job: CopyJob
-    """What is copied."""
-    stages: tuple[Stage, ...]
-    """The stages in order; none for an array without elements."""
-    family: Literal["direct", "staged", "multi-stage", "empty"]
-    """How the array is copied."""
+    family: Family
+    geometry: Geometry
+    facts: Facts
     seconds: float
-    """Predicted time on the clock."""
     threads: int
-    """Tasks of one worker at once, for which the peak holds."""
-    runner_up: str = ""
-    """The best plan of another family, and why it lost, in words."""
 
     @property
-    def name(self) -> str:
-        """Name of the variable."""
-        return self.job.name
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the array, decoded."""
-        return self.job.nbytes
-
-    @property
-    def work(self) -> Work:
-        """The work of all stages together."""
-        return sum((s.work for s in self.stages), Work())
-
-    @property
-    def projected_mem(self) -> int:
-        """Bytes by which one task grows the process at its peak, the largest stage's."""
-        return max((s.projected_mem for s in self.stages), default=0)
-
-    @property
-    def scratch_nbytes(self) -> int:
-        """Bytes of scratch data that exist at once at the most."""
-        return max((s.work.scratch_write_bytes for s in self.stages), default=0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON types."""
-        return {
-            "name": self.name,
-            "shape": list(self.job.shape),
-            "nbytes": self.nbytes,
-            "source_chunks": list(self.job.source.chunks),
-            "target_chunks": list(self.job.target.chunks),
-            "target_units": list(self.job.units.chunks),
-            "family": self.family,
-            "stages": [s.to_dict() for s in self.stages],
-            "projected_mem": self.projected_mem,
-            "worker_mem": self.projected_mem * self.threads,
-            "seconds": self.seconds,
-            "runner_up": self.runner_up,
-        }
-
-
-@dataclass(frozen=True)
-class RechunkPlan:
-    """The plans of all variables of a Dataset (or of a tree), in the order in which they run."""
-
-    arrays: tuple[ArrayPlan, ...]
-    """One plan for each variable that is written."""
-    budget: MemoryBudget
-    """The budget within which every stage stays."""
-    rates: Rates
-    """The rates by which the plans were chosen."""
-    target: str = ""
-    """Where the result goes, in words."""
-    notes: tuple[str, ...] = ()
-    """What cannot be kept as it is stored, and which variables go which way, in words."""
-
-    @property
-    def work(self) -> Work:
-        """The work of all arrays together."""
-        return sum((a.work for a in self.arrays), Work())
+    def stages(self) -> tuple[Stage, ...]:
+        return self.geometry.stages(self.facts)
 
     @property
     def tasks(self) -> int:
-        """Tasks of all stages of all arrays."""
-        return self.work.tasks
+        return sum(s.work.tasks for s in self.stages)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays, decoded."""
-        return sum(a.nbytes for a in self.arrays)
+    def peak(self) -> int:
+        return max(s.projected_mem for s in self.stages)
 
-    @property
-    def projected_mem(self) -> int:
-        """Bytes by which one worker grows at its peak, all its tasks together."""
-        return max((a.projected_mem * a.threads for a in self.arrays), default=0)
+    def plan(self, order: _Order) -> ArrayPlan:
+        """Spell the plan out for the job as it was given."""
+        facts = replace(self.facts, job=order.given)
+        geometry = Geometry(
+            tuple(order.back(b) for b in self.geometry.boxes),
+            tuple(order.back(p) for p in self.geometry.pieces),
+        )
+        stages = geometry.stages(facts)
+        seconds = sum(stage_seconds(s.work, facts) for s in stages)
+        return ArrayPlan(order.given, stages, self.family, seconds, self.threads)
 
-    @property
-    def scratch_nbytes(self) -> int:
-        """Bytes of scratch data, if all arrays' scratch existed at once."""
-        return sum(a.scratch_nbytes for a in self.arrays)
 
-    @property
-    def seconds(self) -> float:
-        """Predicted time on the clock."""
-        return sum(a.seconds for a in self.arrays)
+@dataclass(frozen=True)
+class _Order:
+    """A job with its dims sorted, so that a plan does not depend on the order they came in."""
 
-    def __getitem__(self, name: str) -> ArrayPlan:
-        for array in self.arrays:
-            if array.name == name:
-                return array
-        raise KeyError(name)
+    given: CopyJob
+    job: CopyJob
+    places: tuple[int, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON types."""
-        return {
-            "target": self.target,
-            "budget": self.budget.to_dict(),
-            "tasks": self.tasks,
-            "nbytes": self.nbytes,
-            "projected_mem": self.projected_mem,
-            "scratch_nbytes": self.scratch_nbytes,
-            "seconds": self.seconds,
-            "work": self.work.to_dict(),
-            "notes": list(self.notes),
-            "arrays": [a.to_dict() for a in self.arrays],
-        }
+    @classmethod
+    def of(cls, job: CopyJob) -> _Order:
+        if not job.shape:
+            one = Grid((Axis.regular(1, 1),))
+            return cls(job, replace(job, shape=(1,), source=one, target=one, units=one), ())
+        places = list(range(len(job.shape)))
+        if job.source_chunked or job.blocks:
+            places.sort(
+                key=lambda i: (
+                    job.shape[i],
+                    job.source.axes[i].chunk,
+                    job.source.axes[i].parts or (),
+                    job.units.axes[i].chunk,
+                    job.target.axes[i].chunk,
+                )
+            )
+        sort = [Grid(tuple(g.axes[i] for i in places)) for g in (job.source, job.target, job.units)]
+        shape = tuple(job.shape[i] for i in places)
+        sorted_job = replace(job, shape=shape, source=sort[0], target=sort[1], units=sort[2])
+        return cls(job, sorted_job, tuple(places))
+
+    def back(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        """Return lengths in the order of the dims as they were given."""
+        return tuple(lengths[self.places.index(i)] for i in range(len(self.places)))
+
+
+class _Planner:
+    """One call of `plan_array`."""
+
+    def __init__(
+        self, job: CopyJob, budget: MemoryBudget, rates: Rates, limits: Limits, concurrency: int
+    ):
+        self.order = _Order.of(job)
+        self.job = self.order.job
+        self.budget, self.rates, self.limits = budget, rates, limits
+        self.concurrency = concurrency
+        self.visited = 0
+        self._tables: dict[tuple[int, int], list[Table]] = {}
+
+    def facts(self, max_mem: int, threads: int) -> Facts:
+        return Facts(
+            self.job,
+            self.rates,
+            self.limits,
+            max_mem // threads,
+            threads * self.budget.workers,
+            self.budget.workers,
+            self.concurrency,
+        )
+
+    def options(self) -> list[_Option]:
+        """The best plan of each family over all numbers of tasks at once."""
+        best: dict[Family, _Option] = {}
+        threads = max(1, self.budget.threads)
+        while True:
+            facts = self.facts(self.budget.max_mem, threads)
+            for option in self._at(facts, threads, best):
+                best[option.family] = option
+            if threads == 1:
+                return list(best.values())
+            threads //= 2
+
+    def _at(self, facts: Facts, threads: int, best: dict[Family, _Option]) -> Iterator[_Option]:
+        """Plans with so many tasks at once that beat the best of their family so far."""
+
+        def record(family: Family) -> float:
+            return best[family].seconds if family in best else math.inf
+
+        def leader() -> float:
+            return min((o.seconds for o in best.values()), default=math.inf)
+
+        floor = facts.least_seconds
+        if floor >= leader():
+            return
+        direct = None
+        if not self.job.blocks or self.job.source.nests(self.job.units):
+            direct = self._search(facts, threads, "direct", 1, record("direct"))
+            if direct is not None:
+                best["direct"] = direct
+                yield direct
+        if not self.limits.scratch:
+            return
+        floor += facts.scratch_seconds
+        if floor >= leader():
+            return
+        staged = self._staged(facts, threads, "staged", 2, record("staged"))
+        if staged is not None:
+            best["staged"] = staged
+            yield staged
+        floor += facts.scratch_seconds
+        if floor >= leader() or (leader() < _GOOD * floor):
+            return
+        for stages in (3, 4):
+            moved = self._staged(facts, threads, "multi-stage", stages, record("multi-stage"))
+            if moved is not None:
+                best["multi-stage"] = moved
+                yield moved
+
+    def _staged(
+        self, facts: Facts, threads: int, family: Family, stages: int, below: float
+    ) -> _Option | None:
+        """The best over plain pieces and shards, uncompressed and packed."""
+        best = None
+        packed = replace(facts, packed=True)
+        plain_first = facts.scratch_seconds <= packed.scratch_seconds
+        ways = (facts, packed) if plain_first else (packed, facts)
+        for sharded in (False, True):
+            for way in ways:
+                option = self._search(replace(way, sharded=sharded), threads, family, stages, below)
+                if option is not None:
+                    best, below = option, option.seconds
+                    # the other codec moves more seconds for each byte: only memory calls for it
+                    break
+            if best is not None and not sharded and not _waits(best):
+                break
+        return best
+
+    def _search(
+        self,
+        facts: Facts,
+        threads: int,
+        family: Family,
+        stages: int,
+        below: float,
+        slack: int = SLACK,
+    ) -> _Option | None:
+        model = ChainModel(facts, Columns(stages))
+        best: tuple[Found, list[Table]] | None = None
+        places = [-1] if self.job.source_chunked or self.job.blocks else range(len(self.job.shape))
+        for at in places:
+            tables = self._make(stages, at)
+            found = cheapest(tables, model, below=below, slack=slack)
+            if found is not None:
+                self.visited += found.visited
+                best, below = (found, tables), found.cost
+        if best is None:
+            return None
+        found, tables = best
+        rows = [t[i].astype(np.int64) for t, i in zip(tables, found.picks, strict=True)]
+        col = model.columns
+        geometry = Geometry(
+            tuple(tuple(int(r[col.box(k)]) for r in rows) for k in range(stages)),
+            tuple(tuple(int(r[col.piece(k)]) for r in rows) for k in range(stages - 1)),
+        )
+        return _Option(family, geometry, facts, geometry.seconds(facts), threads)
+
+    def _make(self, stages: int, at: int) -> list[Table]:
+        """Tables of all dims; ``at`` is the dim in which a contiguous source is cut, or -1."""
+        if (stages, at) not in self._tables:
+            tables = []
+            for i, (n, source, unit) in enumerate(
+                zip(self.job.shape, self.job.source.axes, self.job.units.axes, strict=True)
+            ):
+                runs: Literal["none", "before", "at", "after"] = "none"
+                if at >= 0:
+                    runs = "before" if i < at else "at" if i == at else "after"
+                    source = Axis.regular(n, 1)
+                dim = Dim(n, source, unit.chunk, runs, self.job.blocks)
+                tables.append(direct_table(dim) if stages == 1 else chain_table(dim, stages))
+            self._tables[stages, at] = tables
+        return self._tables[stages, at]
+
+    def _feasible(self, max_mem: int) -> bool:
+        facts = self.facts(max_mem, 1)
+        if not self.job.blocks or self.job.source.nests(self.job.units):
+            if self._search(facts, 1, "direct", 1, math.inf, slack=100) is not None:
+                return True
+        if not self.limits.scratch:
+            return False
+        return any(
+            self._search(replace(facts, sharded=sharded), 1, "staged", stages, math.inf, 100)
+            is not None
+            for stages in (2, 3, 4)
+            for sharded in (False, True)
+        )
+
+    def smallest(self) -> int | None:
+        """The smallest ``max_mem`` with a plan, to two per cent above; None if none helps."""
+        low, high = 0, max(self.budget.max_mem, 1024)
+        while not self._feasible(high):
+            low, high = high, high * 2
+            if high > 2**70:
+                return None
+        while high - low > max(64, high // 50):
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._feasible(middle) else (middle, high)
+        return high
+
+    def no_plan(self) -> MemoryBudgetError | InvalidChunksError:
+        """Say that nothing fits, and what would."""
+        job, budget = self.order.given, self.budget
+        smallest = self.smallest()
+        if smallest is None:
+            return InvalidChunksError(
+                f"{job.name}: no budget lets blocks of {job.source.chunks} be written in units of "
+                f"{job.units.chunks} without a scratch array. Allow one, or chunk the data in "
+                "multiples of the units."
+            )
+        unlimited = replace(self.limits, tasks=2**62, objects=2**62)
+        free = _Planner(job, budget, self.rates, unlimited, self.concurrency)
+        source = format_bytes(job.source.box_elements * job.itemsize)
+        unit = format_bytes(job.units.box_elements * job.itemsize)
+        if free._feasible(budget.max_mem):
+            reason = (
+                f"with max_mem={format_bytes(budget.max_mem)} it would take more than "
+                f"{format_count(self.limits.tasks)} tasks or "
+                f"{format_count(self.limits.objects)} scratch objects"
+            )
+        else:
+            reason = (
+                f"one stored chunk of {source} and one write unit of {unit} do not fit "
+                f"max_mem={format_bytes(budget.max_mem)}, even with one task at a time"
+            )
+        return MemoryBudgetError(
+            f"{job.name}: {reason}. Nothing was written. Give at least "
+            f"max_mem={smallest} ({format_bytes(smallest)}), or smaller target chunks.",
+            needed=smallest,
+            allowed=budget.max_mem,
+            smallest=smallest,
+        )
+
+    def runner_up(self, options: list[_Option]) -> str:
+        """Say what came second, and why it lost."""
+        best = options[0]
+        if len(options) > 1:
+            other = options[1]
+            work, mine = _total(other), _total(best)
+            return (
+                f"{other.family}: {format_seconds(other.seconds)} against "
+                f"{format_seconds(best.seconds)}; it decodes {format_count(work[0])} stored chunks "
+                f"({format_count(mine[0])}), moves {format_bytes(work[1])} through scratch "
+                f"({format_bytes(mine[1])}) and writes {format_count(work[2])} objects "
+                f"({format_count(mine[2])})"
+            )
+        if best.family != "direct":
+            return "direct: nothing fits the memory and the limits"
+        if not self.limits.scratch:
+            return "staged: no scratch array is allowed"
+        least = best.facts.least_seconds + best.facts.scratch_seconds
+        return (
+            f"staged: at least {format_seconds(least)} against {format_seconds(best.seconds)}; "
+            "everything would go through scratch once, to save nothing"
+        )
+
+
+def _total(option: _Option) -> tuple[int, int, int]:
+    stages = option.stages
+    moved = sum(s.work.scratch_write_bytes for s in stages)
+    return sum(s.work.decodes for s in stages), moved, sum(s.work.objects for s in stages)
+
+
+def _waits(option: _Option) -> bool:
+    """Whether requests for scratch pieces take so long that fewer objects may pay."""
+    facts = option.facts
+    pieces = sum(s.work.objects for s in option.stages if s.scratch is not None)
+    waiting = 2 * pieces * facts.job_rates.latency / facts.concurrency / facts.slots
+    return waiting > 0.1 * option.seconds

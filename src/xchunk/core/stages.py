@@ -1,0 +1,273 @@
+"""What a rechunk will do: stages of boxes, each copied by one independent task.
+
+    source --read box--> [scratch pieces] --write box--> target
+
+*Direct*: one stage; boxes are multiples of the target's write unit, and each reads its part
+of the source. *Staged*: the first stage reads boxes of whole source chunks and writes them as
+pieces to a scratch array; the second reads whole pieces and writes whole write units.
+
+These are the nouns of a plan, made of numbers only. `xchunk.core.plan` chooses them, and
+`xchunk.rechunk` binds them to stores and runs them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from xchunk._typing import Chunks
+from xchunk.core.cost import Rates, Work
+from xchunk.core.grid import Grid
+from xchunk.core.memory import CopyBuffers, MemoryBudget
+from xchunk.errors import InvalidChunksError
+
+__all__ = ["ArrayPlan", "CopyJob", "Limits", "RechunkPlan", "Scratch", "Stage"]
+
+
+@dataclass(frozen=True)
+class CopyJob:
+    """One array to be copied from one layout to another; the planner's input."""
+
+    name: str
+    """Name of the variable."""
+    shape: tuple[int, ...]
+    """Elements along each dim."""
+    itemsize: int
+    """Bytes of one stored element; for strings of any length an estimate."""
+    source: Grid
+    """The stored chunks of the source, as the copied part sees them; may be irregular."""
+    target: Grid
+    """The chunks of the target."""
+    units: Grid
+    """The write units of the target: its shards, or its chunks where there are none."""
+    source_chunked: bool = True
+    """Whether source chunks are decoded as a whole; a contiguous source reads just what is asked."""
+    source_compressed: bool = True
+    """Whether source chunks have to be decoded; if not, they are only read."""
+    blocks: bool = False
+    """Whether the source is computed block by block (dask): each block can be had once only."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array before codecs."""
+        return math.prod(self.shape) * self.itemsize
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a plan may not exceed besides memory."""
+
+    tasks: int = 20_000
+    """The most tasks of one stage."""
+    objects: int = 2_000_000
+    """The most scratch objects of one array."""
+    piece: int = 64_000
+    """The fewest bytes that a scratch piece should have; smaller ones call for another stage."""
+    scratch: bool = True
+    """Whether a scratch array may be used at all."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The scratch array between two stages."""
+
+    chunks: Chunks
+    """Elements of a piece along each dim."""
+    shards: Chunks | None = None
+    """Elements of a shard where a box is written as one object, else None."""
+    compressor: Literal["none", "lz4"] = "none"
+    """Codec of the pieces."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A grid of boxes; every box is copied by one task that depends on no other of its stage."""
+
+    kind: Literal["direct", "read", "write", "move"]
+    """``direct`` source to target, ``read`` source to scratch, ``write`` scratch to target,
+    ``move`` scratch to scratch."""
+    boxes: Grid
+    """The boxes; each is a union of whole write units of what the stage writes."""
+    scratch: Scratch | None
+    """The scratch array that the stage writes; None where it writes the target."""
+    work: Work
+    """What the stage does, counted."""
+    buffers: CopyBuffers
+    """What one task holds."""
+
+    @property
+    def projected_mem(self) -> int:
+        """Bytes by which the process grows at the peak of one task."""
+        return self.buffers.projected_mem
+
+    def written(self, job: CopyJob) -> Grid:
+        """The storage keys that the stage writes, as the parts of the array that they hold."""
+        if self.scratch is None:
+            return job.units
+        return Grid.of(job.shape, self.scratch.shards or self.scratch.chunks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the stage as JSON types."""
+        return {
+            "kind": self.kind,
+            "box": list(self.boxes.chunks),
+            "boxes": self.boxes.count,
+            "scratch": None
+            if self.scratch is None
+            else {
+                "chunks": list(self.scratch.chunks),
+                "shards": None if self.scratch.shards is None else list(self.scratch.shards),
+                "compressor": self.scratch.compressor,
+            },
+            "work": self.work.to_dict(),
+            "projected_mem": self.projected_mem,
+        }
+
+
+@dataclass(frozen=True)
+class ArrayPlan:
+    """The stages by which one array is copied, and what they are predicted to cost."""
+
+    job: CopyJob
+    """What is copied."""
+    stages: tuple[Stage, ...]
+    """The stages in order; none for an array without elements."""
+    family: Literal["direct", "staged", "multi-stage", "empty"]
+    """How the array is copied."""
+    seconds: float
+    """Predicted time on the clock."""
+    threads: int
+    """Tasks of one worker at once, for which the peak holds."""
+    runner_up: str = ""
+    """The best plan of another family, and why it lost, in words."""
+
+    @property
+    def name(self) -> str:
+        """Name of the variable."""
+        return self.job.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array, decoded."""
+        return self.job.nbytes
+
+    @property
+    def work(self) -> Work:
+        """The work of all stages together."""
+        return sum((s.work for s in self.stages), Work())
+
+    @property
+    def projected_mem(self) -> int:
+        """Bytes by which one task grows the process at its peak, the largest stage's."""
+        return max((s.projected_mem for s in self.stages), default=0)
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes of scratch data that exist at once at the most, before a codec."""
+        written = [s.work.scratch_write_bytes for s in self.stages]
+        return max((a + b for a, b in zip([0, *written], written, strict=False)), default=0)
+
+    def check_exclusive(self) -> None:
+        """Prove that no storage key is written by two tasks of a stage.
+
+        It is so where every key's part of the array lies within one box.
+
+        Raises
+        ------
+        InvalidChunksError
+            If a part of what a stage writes is shared by two of its boxes.
+        """
+        for i, stage in enumerate(self.stages):
+            keys = stage.written(self.job)
+            if not stage.boxes.nests(keys):
+                raise InvalidChunksError(
+                    f"{self.name}: stage {i + 1} cuts the array into boxes of "
+                    f"{stage.boxes.chunks}, which share parts of what is written, of "
+                    f"{keys.chunks}: two tasks would write one storage key and lose data. "
+                    "Boxes must be multiples of what they write."
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON types."""
+        return {
+            "name": self.name,
+            "shape": list(self.job.shape),
+            "nbytes": self.nbytes,
+            "source_chunks": list(self.job.source.chunks),
+            "target_chunks": list(self.job.target.chunks),
+            "target_units": list(self.job.units.chunks),
+            "family": self.family,
+            "stages": [s.to_dict() for s in self.stages],
+            "projected_mem": self.projected_mem,
+            "worker_mem": self.projected_mem * self.threads,
+            "seconds": self.seconds,
+            "runner_up": self.runner_up,
+        }
+
+
+@dataclass(frozen=True)
+class RechunkPlan:
+    """The plans of all variables of a Dataset (or of a tree), in the order in which they run."""
+
+    arrays: tuple[ArrayPlan, ...]
+    """One plan for each variable that is written."""
+    budget: MemoryBudget
+    """The budget within which every stage stays."""
+    rates: Rates
+    """The rates by which the plans were chosen."""
+    target: str = ""
+    """Where the result goes, in words."""
+    notes: tuple[str, ...] = ()
+    """What cannot be kept as it is stored, and which variables go which way, in words."""
+
+    @property
+    def work(self) -> Work:
+        """The work of all arrays together."""
+        return sum((a.work for a in self.arrays), Work())
+
+    @property
+    def tasks(self) -> int:
+        """Tasks of all stages of all arrays."""
+        return self.work.tasks
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, decoded."""
+        return sum(a.nbytes for a in self.arrays)
+
+    @property
+    def projected_mem(self) -> int:
+        """Bytes by which one worker grows at its peak, all its tasks together."""
+        return max((a.projected_mem * a.threads for a in self.arrays), default=0)
+
+    @property
+    def scratch_nbytes(self) -> int:
+        """Bytes of scratch data, if all arrays' scratch existed at once."""
+        return sum(a.scratch_nbytes for a in self.arrays)
+
+    @property
+    def seconds(self) -> float:
+        """Predicted time on the clock."""
+        return sum(a.seconds for a in self.arrays)
+
+    def __getitem__(self, name: str) -> ArrayPlan:
+        for array in self.arrays:
+            if array.name == name:
+                return array
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON types."""
+        return {
+            "target": self.target,
+            "budget": self.budget.to_dict(),
+            "tasks": self.tasks,
+            "nbytes": self.nbytes,
+            "projected_mem": self.projected_mem,
+            "scratch_nbytes": self.scratch_nbytes,
+            "seconds": self.seconds,
+            "work": self.work.to_dict(),
+            "notes": list(self.notes),
+            "arrays": [a.to_dict() for a in self.arrays],
+        }
