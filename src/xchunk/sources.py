@@ -136,7 +136,7 @@ def _find_remote(name: str, options: dict[str, Any]) -> _Found:
         raise
     except ImportError as error:
         raise SourceError(f"{name}: {_one_line(error)} (pip install 'xchunk[remote]')") from error
-    except Exception as error:  # noqa: BLE001  every filesystem has errors of its own
+    except Exception as error:  # every filesystem has errors of its own
         raise SourceError(f"{name}: cannot be read ({_one_line(error)}).") from error
     if heads[0][:4] == _ZIP:
         raise SourceError(f"{name}: a zip file is read from a local path only. Download it first.")
@@ -198,7 +198,7 @@ def _open(target: Any, name: str, kwargs: dict[str, Any]) -> xr.Dataset:
         try:
             with _quiet():
                 ds = xr.open_dataset(target, **{**kwargs, "decode_times": False})
-        except Exception as error:  # noqa: BLE001  the first error is the one that tells
+        except Exception as error:  # the first error is the one that tells
             raise _readable(name, kwargs, failed) from error
         warnings.warn(
             f"{name}: times are shown as they are stored, since they could not be decoded "

@@ -8,45 +8,58 @@ point down. What draws is imported when something is shown.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["register", "shown_as"]
+__all__ = ["register", "shown"]
 
+T = TypeVar("T")
 
-def shown_as(cls: type, view: str) -> type:
-    """Let ``formatting.text`` and ``formatting.html`` show a class's instances.
-
-    Parameters
-    ----------
-    cls : type
-        The class; its ``__repr__`` and ``_repr_html_`` are set.
-    view : str
-        Name of the function that shows it, the same in both modules.
-
-    Returns
-    -------
-    type
-        The class, so that this works as part of a decorator.
-    """
-
-    def __repr__(self: Any) -> str:
-        return str(getattr(import_module("xchunk.formatting.text"), view)(self))
-
-    def _repr_html_(self: Any) -> str:
-        return str(getattr(import_module("xchunk.formatting.html"), view)(self))
-
-    for method in (__repr__, _repr_html_):
-        method.__qualname__ = f"{cls.__qualname__}.{method.__name__}"
-        setattr(cls, method.__name__, method)
-    return cls
+#: By the name of the class, the function of ``text`` and of ``html`` that shows it.
+_VIEWS = {
+    "LayoutReport": "layout_report",
+    "MemoryBudget": "memory_budget",
+    "RechunkPlan": "rechunk_plan",
+    "Suggestion": "suggestion",
+}
 
 
 def register() -> None:
-    """Give the reports of the lower floors their looks; called once, when xchunk is imported."""
+    """Give the reports of ``core`` their looks; called once, when xchunk is imported."""
     from xchunk.core.memory import MemoryBudget
     from xchunk.core.plan import RechunkPlan
     from xchunk.core.suggest import Suggestion
 
-    shown_as(MemoryBudget, "memory_budget")
-    shown_as(RechunkPlan, "rechunk_plan")
-    shown_as(Suggestion, "suggestion")
+    for cls in (MemoryBudget, RechunkPlan, Suggestion):
+        _attach(cls)
+
+
+def shown(report: T) -> T:
+    """Make sure that a report shows itself well; for classes that are imported late.
+
+    Parameters
+    ----------
+    report : object
+        A report of xchunk's.
+
+    Returns
+    -------
+    object
+        The report itself; its class has its looks from now on.
+    """
+    if "_repr_html_" not in type(report).__dict__:
+        _attach(type(report))
+    return report
+
+
+def _attach(cls: type) -> None:
+    view = _VIEWS[cls.__name__]
+
+    def as_text(self: Any) -> str:
+        return str(getattr(import_module("xchunk.formatting.text"), view)(self))
+
+    def as_html(self: Any) -> str:
+        return str(getattr(import_module("xchunk.formatting.html"), view)(self))
+
+    for name, method in (("__repr__", as_text), ("_repr_html_", as_html)):
+        method.__name__, method.__qualname__ = name, f"{cls.__qualname__}.{name}"
+        setattr(cls, name, method)

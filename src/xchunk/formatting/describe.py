@@ -174,7 +174,7 @@ def stage_facts(stage: Stage, threads: int) -> list[tuple[str, str]]:
     work = stage.work
     read = work.decoded_bytes + work.scratch_read_bytes
     written = work.encoded_bytes + work.scratch_write_bytes
-    facts = [
+    return [
         ("boxes", f"{format_count(stage.boxes.count)} of {_tuple(stage.boxes.chunks)}"),
         ("tasks", format_count(work.tasks)),
         ("reads", format_bytes(read)),
@@ -183,7 +183,6 @@ def stage_facts(stage: Stage, threads: int) -> list[tuple[str, str]]:
         ("objects", format_count(work.objects)),
         ("peak", format_bytes(stage.projected_mem * threads)),
     ]
-    return facts
 
 
 def work_facts(array: ArrayPlan) -> list[tuple[str, str]]:
@@ -245,7 +244,9 @@ def fill(budget: MemoryBudget, growth: int) -> Fill:
         caption = f"{format_bytes(growth)} of {format_bytes(budget.max_mem)} ({part:.0%})"
         return Fill(0.0, min(1.0, part), (), caption)
     held = min(1.0, budget.reserved / budget.memory)
-    words = f"{format_bytes(budget.reserved + growth)} of {format_bytes(budget.memory)} ({part:.0%})"
+    words = (
+        f"{format_bytes(budget.reserved + growth)} of {format_bytes(budget.memory)} ({part:.0%})"
+    )
     passed = [name for mark, name in MARKS if part > mark + 0.005]
     if passed:
         words += f", past {passed[-1]}"

@@ -51,7 +51,10 @@ def _proportions(sizes: tuple[int, int, int], longest: float) -> tuple[tuple[flo
     """Pixels of each side, and whether they are true to the sizes."""
     top = max(sizes)
     ratios = [n / top for n in sizes]
-    drawn = [1 / _EXTREME if 1 < n and r < 1 / _EXTREME else r for n, r in zip(sizes, ratios, strict=True)]
+    drawn = [
+        1 / _EXTREME if n > 1 and r < 1 / _EXTREME else r
+        for n, r in zip(sizes, ratios, strict=True)
+    ]
     true = all(abs(a - b) < 1e-9 for a, b in zip(drawn, ratios, strict=True))
     flat = [0.0 if n == 1 else r * longest for n, r in zip(sizes, drawn, strict=True)]
     return tuple(flat), true

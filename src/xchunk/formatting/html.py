@@ -21,7 +21,17 @@ __all__ = ["accessor", "bar", "layout_report", "memory_budget", "rechunk_plan", 
 #: Variables shown, at the most, and drawn.
 MOST, DRAWN = 200, 3
 
-_COLUMNS = ("variable", "dims", "dtype", "stored chunks", "shards", "codecs", "chunk", "chunks", "dask")
+_COLUMNS = (
+    "variable",
+    "dims",
+    "dtype",
+    "stored chunks",
+    "shards",
+    "codecs",
+    "chunk",
+    "chunks",
+    "dask",
+)
 
 
 def bar(budget: MemoryBudget, growth: int) -> str:
@@ -90,7 +100,9 @@ def layout_report(report: LayoutReport, *, style: bool = True) -> str:
 
 def accessor(report: LayoutReport) -> str:
     """Show the accessor: the layout, and what can be asked for next."""
-    asks = "<p class='xc-dim'>Ask next: <code>.suggest(access=…)</code>, <code>.plan(store=…)</code>, "
+    asks = (
+        "<p class='xc-dim'>Ask next: <code>.suggest(access=…)</code>, <code>.plan(store=…)</code>, "
+    )
     asks += "<code>.apply(store=…)</code>, <code>.budget()</code></p>"
     shown = layout_report(report)
     return shown.removesuffix("</div>") + asks + "</div>"

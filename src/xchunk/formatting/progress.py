@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from xchunk.core.units import format_bytes, format_seconds
 from xchunk.formatting.describe import STAGES, plain
@@ -74,7 +74,7 @@ class Progress:
         self._stages: dict[tuple[str, str], _Stage] = {}
         self._bars: RichProgress | None = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self.enabled:
             self._bars = self._terminal()
             if self._bars is not None:
@@ -155,7 +155,7 @@ class Progress:
     def _draw(self, bars: RichProgress, state: _Stage, now: float) -> None:
         rate, left = state.rate(now), state.left(now)
         over = state.total > 0 and state.done >= state.total
-        shown = {
+        shown: dict[str, Any] = {
             "size": format_bytes(state.nbytes),
             "rate": f"{format_bytes(rate)}/s" if rate > 0 else "",
             "left": format_seconds(now - state.started) if over else _short(left),

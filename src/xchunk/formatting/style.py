@@ -27,15 +27,17 @@ _DARK = """
   --xc-chunk: #79b4dd; --xc-shard: #c79bd9; --xc-dask: #e5a567; --xc-lit: #79b4dd;
   --xc-held: #66727e; --xc-warn: #f0a57a;"""
 
-_THEMES = """
-.xchunk {%(light)s
-}
-@media (prefers-color-scheme: dark) { .xchunk {%(dark)s
-} }
-[data-jp-theme-light="true"] .xchunk, .vscode-light .xchunk, html[data-theme="light"] .xchunk {%(light)s
-}
-[data-jp-theme-light="false"] .xchunk, .vscode-dark .xchunk, html[data-theme="dark"] .xchunk {%(dark)s
-}""" % {"light": _LIGHT, "dark": _DARK}
+_THEMES = f"""
+.xchunk {{{_LIGHT}
+}}
+@media (prefers-color-scheme: dark) {{ .xchunk {{{_DARK}
+}} }}
+[data-jp-theme-light="true"] .xchunk, .vscode-light .xchunk,
+html[data-theme="light"] .xchunk {{{_LIGHT}
+}}
+[data-jp-theme-light="false"] .xchunk, .vscode-dark .xchunk,
+html[data-theme="dark"] .xchunk {{{_DARK}
+}}"""
 
 _RULES = """
 .xchunk { color: var(--xc-fg); font: 13px/1.5 var(--jp-content-font-family, system-ui, sans-serif);
@@ -50,8 +52,8 @@ _RULES = """
 .xchunk code { background: none; color: inherit; padding: 0; }
 .xchunk table.xc { border-collapse: collapse; width: 100%; margin: 2px 0 8px; table-layout: auto;
   font-size: 12px; border: 0; }
-.xchunk table.xc th, .xchunk table.xc td { text-align: left; vertical-align: top; padding: 4px 12px 4px 0;
-  border: 0; border-bottom: 1px solid var(--xc-line); background: none; color: inherit;
+.xchunk table.xc th, .xchunk table.xc td { text-align: left; vertical-align: top;
+  padding: 4px 12px 4px 0; border: 0; border-bottom: 1px solid var(--xc-line); background: none; color: inherit;
   font-weight: 400; white-space: normal; max-width: none; overflow-wrap: normal; }
 .xchunk table.xc tbody th { overflow-wrap: anywhere; min-width: 9em; }
 .xchunk table.xc td.xc-note { color: var(--xc-warn); }
@@ -65,21 +67,25 @@ _RULES = """
 .xchunk dl.xc div { display: flex; gap: 6px; }
 .xchunk dl.xc dt { color: var(--xc-dim); font-weight: 400; margin: 0; padding: 0; }
 .xchunk dl.xc dd { margin: 0; }
-.xchunk .xc-card { border: 1px solid var(--xc-line); border-radius: 4px; padding: 8px 12px; margin: 8px 0; }
-.xchunk .xc-card > .xc-name { display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline; }
+.xchunk .xc-card { border: 1px solid var(--xc-line); border-radius: 4px; padding: 8px 12px;
+  margin: 8px 0; }
+.xchunk .xc-card > .xc-name { display: flex; flex-wrap: wrap; gap: 2px 12px;
+  align-items: baseline; }
 .xchunk .xc-card > .xc-name b { font-weight: 600; }
 .xchunk .xc-tag { background: var(--xc-soft); border-radius: 3px; padding: 0 6px; font-size: 11px; }
 .xchunk .xc-bar { position: relative; height: 10px; background: var(--xc-soft); border-radius: 2px;
   max-width: 420px; margin: 6px 0 2px; overflow: hidden; }
 .xchunk .xc-bar i { position: absolute; top: 0; bottom: 0; }
-.xchunk .xc-bar i.h { background: var(--xc-held); } .xchunk .xc-bar i.g { background: var(--xc-chunk); }
+.xchunk .xc-bar i.h { background: var(--xc-held); }
+.xchunk .xc-bar i.g { background: var(--xc-chunk); }
 .xchunk .xc-bar i.m { width: 1px; background: var(--xc-fg); opacity: .65; }
 .xchunk .xc-flex { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-start; }
 .xchunk .xc-flex > div { flex: 1 1 300px; min-width: 0; }
 .xchunk figure { margin: 4px 0; flex: 0 1 auto; max-width: min(320px, 100%); }
 .xchunk figure svg { display: block; max-width: 100%; height: auto; }
 .xchunk figcaption { color: var(--xc-dim); font-size: 11px; }
-.xchunk figcaption i { display: inline-block; width: 9px; height: 9px; margin: 0 4px 0 0; border: 1.5px solid; }
+.xchunk figcaption i { display: inline-block; width: 9px; height: 9px; margin: 0 4px 0 0;
+  border: 1.5px solid; }
 .xchunk figcaption span { margin-right: 10px; white-space: nowrap; }
 .xchunk summary { cursor: pointer; color: var(--xc-dim); }
 @container (max-width: 640px) {
@@ -88,7 +94,8 @@ _RULES = """
   .xchunk table.xc tr { display: flex; flex-wrap: wrap; gap: 0 14px; padding: 5px 0;
     border-bottom: 1px solid var(--xc-line); }
   .xchunk table.xc tr.xc-open { border-bottom: 0; padding-bottom: 0; }
-  .xchunk table.xc th, .xchunk table.xc td, .xchunk table.xc tr.xc-more td { border: 0; padding: 0;
+  .xchunk table.xc th, .xchunk table.xc td, .xchunk table.xc tr.xc-more td { border: 0;
+    padding: 0;
     overflow-wrap: anywhere; }
   .xchunk table.xc tbody th { flex: 1 0 100%; }
   .xchunk table.xc td[data-l]::before { content: attr(data-l) " "; color: var(--xc-dim); }
@@ -108,7 +115,8 @@ def card(title: str, facts: Iterable[str], body: str, *, style: bool = True) -> 
     """Wrap a report: its title, its few facts (plain text) and its body (HTML)."""
     said = "".join(f"<span>{esc(f)}</span>" for f in facts if f)
     sheet = f"<style>{CSS}</style>" if style else ""
-    return f'<div class="xchunk">{sheet}<div class="xc-head"><b>{esc(title)}</b>{said}</div>{body}</div>'
+    head = f'<div class="xc-head"><b>{esc(title)}</b>{said}</div>'
+    return f'<div class="xchunk">{sheet}{head}{body}</div>'
 
 
 def pairs(facts: Iterable[tuple[str, str]]) -> str:
@@ -129,16 +137,16 @@ def table(head: Iterable[str], rows: Iterable[tuple[list[str], str]]) -> str:
     out = [f'<table class="xc"><thead><tr>{top}</tr></thead><tbody>']
     for (first, *rest), note in rows:
         cells = "".join(
-            f'<td class="xc-num" data-l="{label}">{esc(value)}</td>'
-            if value
-            else "<td></td>"
+            f'<td class="xc-num" data-l="{label}">{esc(value)}</td>' if value else "<td></td>"
             for label, value in zip(names[1:], rest, strict=True)
         )
         opened = ' class="xc-open"' if note else ""
         out.append(f"<tr{opened}><th>{esc(first)}</th>{cells}</tr>")
         if note:
             span = len(names)
-            out.append(f'<tr class="xc-more"><td colspan="{span}" class="xc-note">{esc(note)}</td></tr>')
+            out.append(
+                f'<tr class="xc-more"><td colspan="{span}" class="xc-note">{esc(note)}</td></tr>'
+            )
     return "".join(out) + "</tbody></table>"
 
 
@@ -149,7 +157,8 @@ def page(title: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>{esc(title)}</title><style>{CSS}{_PAGE}</style></head>"
-        f'<body class="xchunk-page"><main class="xchunk"><h1>{esc(title)}</h1>{body}</main></body></html>'
+        f'<body class="xchunk-page"><main class="xchunk"><h1>{esc(title)}</h1>{body}</main>'
+        "</body></html>"
     )
 
 

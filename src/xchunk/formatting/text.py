@@ -16,7 +16,15 @@ from xchunk.formatting import describe
 if TYPE_CHECKING:
     from xchunk.storage.layouts import LayoutReport
 
-__all__ = ["WIDTH", "accessor", "bar", "layout_report", "memory_budget", "rechunk_plan", "suggestion"]
+__all__ = [
+    "WIDTH",
+    "accessor",
+    "bar",
+    "layout_report",
+    "memory_budget",
+    "rechunk_plan",
+    "suggestion",
+]
 
 #: Columns of a line, at the most.
 WIDTH = 80
@@ -120,7 +128,8 @@ def layout_report(report: LayoutReport) -> str:
     """Show how every variable is stored."""
     data, coords = describe.grouped(report)
     total = format_bytes(sum(a.nbytes for a in (*data, *coords)))
-    what = f"{describe.counted(len(data), 'variable')}, {describe.counted(len(coords), 'coordinate')}"
+    counts = (describe.counted(len(data), "variable"), describe.counted(len(coords), "coordinate"))
+    what = ", ".join(counts)
     lines = [sides(f"xchunk layout of {report.source or 'a Dataset'}", f"{what}, {total}")]
     shown, left = _limited(data)
     for layout in shown:
@@ -199,7 +208,9 @@ def _planned(array: ArrayPlan) -> list[str]:
         rows = [[kind, *(v for n, v in facts if n != "boxes")] for kind, facts in stages]
         lines += table(rows, head)
         for stage, (kind, facts) in zip(array.stages, stages, strict=True):
-            lines += wrap(f"{describe.STAGES[stage.kind]}, {dict(facts)['boxes']}", 13, f"    {kind}")
+            lines += wrap(
+                f"{describe.STAGES[stage.kind]}, {dict(facts)['boxes']}", 13, f"    {kind}"
+            )
     if array.runner_up:
         lines += wrap(array.runner_up)
     return lines

@@ -1,0 +1,336 @@
+"""``.chunking`` on Dataset, DataArray and DataTree: checks what is asked, and hands it on.
+
+xarray keeps an accessor's instance on the object, also after edits in place and when the
+object is pickled. So it holds the object only, and caches nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import xarray as xr
+
+from xchunk._typing import Access, ByteSize, ZarrFormat
+from xchunk.errors import InvalidChunksError
+
+if TYPE_CHECKING:
+    from xchunk.core.cost import Rates
+    from xchunk.core.memory import MemoryBudget
+    from xchunk.core.plan import Limits, RechunkPlan
+    from xchunk.core.suggest import Suggestion
+    from xchunk.storage.layouts import LayoutReport
+
+__all__ = ["ChunkingAccessor", "DataArrayChunking", "DataTreeChunking", "DatasetChunking"]
+
+T = TypeVar("T", xr.Dataset, xr.DataArray, xr.DataTree)
+
+What = Any
+
+
+class ChunkingAccessor(Generic[T]):
+    """How the data are stored, which chunks fit, and rechunking to them."""
+
+    def __init__(self, obj: T):
+        self._obj = obj
+
+    def _groups(self) -> dict[str, xr.Dataset]:
+        raise NotImplementedError
+
+    def _back(self, groups: dict[str, xr.Dataset]) -> T:
+        raise NotImplementedError
+
+    def layout(self) -> LayoutReport:
+        """Tell how every variable is stored.
+
+        Returns
+        -------
+        LayoutReport
+            One `ArrayLayout` for each variable; iterable, with ``to_dict`` and ``to_dataframe``.
+            Nothing but metadata is read.
+        """
+        from xchunk.storage.layouts import read_layouts
+
+        return read_layouts(self._groups())
+
+    def budget(
+        self, memory: ByteSize | None = None, max_mem: ByteSize | None = None
+    ) -> MemoryBudget:
+        """Tell what the tasks of one worker may take.
+
+        Parameters
+        ----------
+        memory : int or str, optional
+            The limit of one worker of the active ``distributed.Client`` (of this process where
+            there is none), of which dask's target fraction is used. Detected by default.
+        max_mem : int or str, optional
+            Bytes by which one worker may grow at its peak, all its tasks together, taken as
+            they are. Overrides ``memory``.
+
+        Raises
+        ------
+        InvalidChunksError
+            If a size cannot be understood.
+        MemoryBudgetError
+            If the limit leaves nothing for data.
+        """
+        from xchunk.engine.budget import detect_budget
+        from xchunk.engine.run import current_client
+
+        return detect_budget(memory, max_mem, client=current_client())
+
+    def suggest(
+        self,
+        access: Access | None = None,
+        *,
+        memory: ByteSize | None = None,
+        max_mem: ByteSize | None = None,
+        rates: Rates | None = None,
+        **pattern: Any,
+    ) -> Suggestion:
+        """Suggest chunks that fit the memory, for the way the data will be used.
+
+        Parameters
+        ----------
+        access : str or mapping
+            A preset, ``"timeseries"``, ``"map"``, ``"profile"`` or ``"scan"``, whose dims are
+            found from CF metadata; or the dims that one request needs, whole (-1) or so many
+            elements of them: ``{"time": -1}``, ``{"time": -1, "lat": 1}``.
+        memory, max_mem : int or str, optional
+            As in `budget`.
+        rates : Rates, optional
+            How fast the store and the codecs are; the defaults otherwise.
+        **pattern
+            More about the use, as `xchunk.core.suggest.suggest_dataset` takes it
+            (``passes``, ``reduce``, ``rolling``, …).
+
+        Returns
+        -------
+        Suggestion
+            For each variable whether to ``load``, ``chunk`` or ``stage`` it, with chunks and
+            reasons. Nothing but metadata is read.
+
+        Raises
+        ------
+        InvalidChunksError
+            If the pattern names what is not there, or a preset's dims cannot be found.
+        MemoryBudgetError
+            If nothing fits.
+        """
+        from xchunk.core.suggest import suggest_dataset
+
+        budget = self.budget(memory, max_mem)
+        extra = {} if rates is None else {"rates": rates}
+        return suggest_dataset(
+            self.layout().layouts, "scan" if access is None else access, budget, **extra, **pattern
+        )
+
+    def plan(
+        self,
+        what: What = None,
+        *,
+        store: Any,
+        access: Access | None = None,
+        memory: ByteSize | None = None,
+        max_mem: ByteSize | None = None,
+        shards: Mapping[str, Any] | None = None,
+        zarr_format: ZarrFormat | None = None,
+        overwrite: bool = False,
+        rates: Rates | None = None,
+        limits: Limits | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> RechunkPlan:
+        """Tell what `apply` with the same arguments would do; nothing is written.
+
+        Returns
+        -------
+        RechunkPlan
+            The stages, boxes, tasks, bytes, objects and peak memory for each variable.
+        """
+        return self._bind(
+            what,
+            store,
+            access=access,
+            memory=memory,
+            max_mem=max_mem,
+            shards=shards,
+            zarr_format=zarr_format,
+            overwrite=overwrite,
+            rates=rates,
+            limits=limits,
+            storage_options=storage_options,
+        ).plan
+
+    def apply(
+        self,
+        what: What = None,
+        *,
+        store: Any = None,
+        access: Access | None = None,
+        memory: ByteSize | None = None,
+        max_mem: ByteSize | None = None,
+        shards: Mapping[str, Any] | None = None,
+        zarr_format: ZarrFormat | None = None,
+        overwrite: bool = False,
+        verify: bool = False,
+        progress: bool = True,
+        rates: Rates | None = None,
+        limits: Limits | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> T:
+        """Chunk lazily, or rechunk to a zarr store inside the memory budget.
+
+        Without ``store`` the result has the chunks as dask chunks and nothing is written. With
+        it, everything is written to a zarr store with the chunks, in stages, on the active
+        ``distributed.Client`` or on dask's threads, and the store is opened.
+
+        Parameters
+        ----------
+        what : Suggestion or mapping, optional
+            A suggestion, or chunks: ``{dim: n}`` for all variables or ``{variable: {dim: n}}``;
+            -1 is the whole dim. Dims that are not named keep their chunks.
+        store : str, path or zarr store, optional
+            The target. It cannot be opened before it is complete.
+        access : str or mapping, optional
+            Instead of ``what``: the use for which chunks are suggested, as in `suggest`.
+        memory, max_mem : int or str, optional
+            As in `budget`.
+        shards : mapping, optional
+            Shards to store, said like chunks; zarr v3 only.
+        zarr_format : {2, 3}, optional
+            The source's format, or 3 where it is no zarr.
+        overwrite : bool
+            Whether a zarr store that is there is replaced. Nothing else ever is.
+        verify : bool
+            Whether the target is read back and compared with the source bit by bit.
+        progress : bool
+            Whether a progress bar is shown.
+        rates, limits : optional
+            How fast things are, and the most tasks and objects of a plan.
+        storage_options : mapping, optional
+            What fsspec needs to reach a URL.
+
+        Returns
+        -------
+        Dataset, DataArray or DataTree
+            Like the object, with dask chunks that match.
+
+        Raises
+        ------
+        InvalidChunksError, EncodingError, MemoryBudgetError, TargetExistsError
+            If it cannot be done as it is asked; nothing is left behind.
+        StageFailedError
+            If a box could not be copied.
+        VerificationError
+            If what was read back differs.
+        """
+        if store is None:
+            return self._lazily(what, access=access, memory=memory, max_mem=max_mem, rates=rates)
+        from xchunk.formatting.progress import Progress
+        from xchunk.run import run_rechunk
+
+        if what is None and access is not None:
+            what = self.suggest(access, memory=memory, max_mem=max_mem, rates=rates)
+        rechunk = self._bind(
+            what,
+            store,
+            access=None,
+            memory=memory,
+            max_mem=max_mem,
+            shards=shards,
+            zarr_format=zarr_format,
+            overwrite=overwrite,
+            rates=rates,
+            limits=limits,
+            storage_options=storage_options,
+        )
+        groups = run_rechunk(
+            rechunk, self._groups(), what, verify=verify, progress=Progress(enabled=progress)
+        )
+        return self._back(groups)
+
+    def _bind(self, what: What, store: Any, **options: Any) -> Any:
+        from xchunk.rechunk import bind
+
+        access = options.pop("access")
+        memory, max_mem = options.pop("memory"), options.pop("max_mem")
+        if what is None and access is not None:
+            what = self.suggest(access, memory=memory, max_mem=max_mem, rates=options["rates"])
+        return bind(self._groups(), what, store, budget=self.budget(memory, max_mem), **options)
+
+    def _lazily(self, what: What, *, access: Access | None, **options: Any) -> T:
+        from xchunk.core.spec import parse_chunks
+        from xchunk.core.suggest import Suggestion
+        from xchunk.lazy import chunk_lazily
+
+        if what is None:
+            what = self.suggest(access, **options)
+        if isinstance(what, Suggestion):
+            staged = [v.name for v in what.variables.values() if v.action == "stage"]
+            if staged:
+                raise InvalidChunksError(
+                    f"the suggestion is to rechunk {', '.join(map(repr, staged))} on disk first, "
+                    "which needs a store: give store='somewhere.zarr'. To chunk lazily all the "
+                    "same, give the chunks themselves: apply(suggestion.chunks)."
+                )
+            chunks: Mapping[str, Mapping[str, Any]] = what.chunks
+        else:
+            chunks = parse_chunks(what, self.layout().layouts)
+        out = {}
+        for path, ds in self._groups().items():
+            prefix = f"{path}/" if path else ""
+            out[path] = chunk_lazily(
+                ds, {n.removeprefix(prefix): c for n, c in chunks.items() if n.startswith(prefix)}
+            )
+        return self._back(out)
+
+    def __repr__(self) -> str:
+        from xchunk.formatting import text
+
+        return text.layout_report(self.layout())
+
+    def _repr_html_(self) -> str:
+        from xchunk.formatting import html
+
+        return html.layout_report(self.layout())
+
+
+@xr.register_dataset_accessor("chunking")
+class DatasetChunking(ChunkingAccessor[xr.Dataset]):
+    """How a Dataset is stored, which chunks fit, and rechunking to them."""
+
+    def _groups(self) -> dict[str, xr.Dataset]:
+        return {"": self._obj}
+
+    def _back(self, groups: dict[str, xr.Dataset]) -> xr.Dataset:
+        return groups[""]
+
+
+@xr.register_dataarray_accessor("chunking")
+class DataArrayChunking(ChunkingAccessor[xr.DataArray]):
+    """How a DataArray is stored, which chunks fit, and rechunking to them."""
+
+    @property
+    def _name(self) -> str:
+        name = self._obj.name
+        return name if isinstance(name, str) and name not in self._obj.coords else "data"
+
+    def _groups(self) -> dict[str, xr.Dataset]:
+        return {"": self._obj.to_dataset(name=self._name)}
+
+    def _back(self, groups: dict[str, xr.Dataset]) -> xr.DataArray:
+        return groups[""][self._name].rename(self._obj.name)
+
+
+@xr.register_datatree_accessor("chunking")
+class DataTreeChunking(ChunkingAccessor[xr.DataTree]):
+    """How a tree of groups is stored, which chunks fit, and rechunking to them."""
+
+    def _groups(self) -> dict[str, xr.Dataset]:
+        return {
+            node.path.strip("/"): node.to_dataset(inherit=False)
+            for node in self._obj.subtree
+        }
+
+    def _back(self, groups: dict[str, xr.Dataset]) -> xr.DataTree:
+        return xr.DataTree.from_dict({f"/{path}": ds for path, ds in groups.items()})

@@ -1,0 +1,197 @@
+"""Chunks as a user says them, checked against the variables that there are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xchunk._typing import Chunks, DimChunk
+from xchunk.core.grid import Axis
+from xchunk.core.layout import ArrayLayout
+from xchunk.errors import InvalidChunksError
+
+__all__ = ["STORED_CHUNK", "chunks_for_store", "parse_chunks", "shards_for_store", "sized_chunks"]
+
+#: Bytes that a stored chunk should have where nobody says anything: large enough that requests
+#: and codecs are busy, small enough that a few of them fit anywhere.
+STORED_CHUNK = 16_000_000
+
+_HOW = (
+    "Give a positive length, -1 for the whole dim, or {variable: {dim: n}} for each variable."
+)
+
+
+def parse_chunks(
+    spec: Mapping[Any, Any], layouts: Sequence[ArrayLayout], what: str = "chunks"
+) -> dict[str, dict[str, DimChunk]]:
+    """Check chunks against variables, and spread them over those that have the dims.
+
+    Parameters
+    ----------
+    spec : mapping
+        ``{dim: n}`` for all variables but coordinates of one dim, ``{variable: {dim: n}}``
+        for each, or both at once; what is said of a variable wins. ``n`` is a length, -1 for the whole dim, or the
+        lengths of all blocks. A length beyond the dim means the whole dim.
+    layouts : sequence of ArrayLayout
+        The variables.
+    what : str
+        What the chunks are; named in errors.
+
+    Returns
+    -------
+    dict
+        ``{variable: {dim: n}}`` with the named dims only, -1 resolved.
+
+    Raises
+    ------
+    InvalidChunksError
+        If a name is neither a dim nor a variable, or a length is not possible.
+    """
+    if not isinstance(spec, Mapping):
+        raise InvalidChunksError(f"{what}={spec!r} is not a mapping of dims to lengths. {_HOW}")
+    by_name = {layout.name: layout for layout in layouts}
+    sizes = {dim: n for layout in layouts for dim, n in layout.sizes.items()}
+    common: dict[str, Any] = {}
+    special: dict[str, Mapping[Any, Any]] = {}
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            if key not in by_name:
+                raise InvalidChunksError(
+                    f"{what} name the variable {key!r}, which is not there. "
+                    f"Variables: {_listed(by_name)}."
+                )
+            special[key] = value
+        elif key in sizes:
+            common[key] = value
+        else:
+            raise InvalidChunksError(f"{what} name {key!r}, which is no dim. Dims: {_dims(sizes)}.")
+    out: dict[str, dict[str, DimChunk]] = {name: {} for name in by_name}
+    for layout in layouts:
+        own = special.get(layout.name, {})
+        for dim in own:
+            if dim not in layout.sizes:
+                raise InvalidChunksError(
+                    f"{what} name the dim {dim!r} for {layout.name!r}, which does not have it. "
+                    f"Its dims: {_dims(layout.sizes)}."
+                )
+        # what is said of a dim is meant for the data on it, not for the axis itself: a time
+        # axis in many chunks costs a request for each of them whenever the store is opened
+        general = {} if layout.is_coord and layout.ndim == 1 else common
+        for dim, value in {**general, **own}.items():
+            if dim in layout.sizes:
+                out[layout.name][dim] = _one(value, dim, layout, what)
+    return out
+
+
+def _one(value: Any, dim: str, layout: ArrayLayout, what: str) -> DimChunk:
+    size = layout.sizes[dim]
+    said = f"{what}: {dim}={value!r} for {layout.name!r}"
+    if isinstance(value, bool | np.bool_):
+        raise InvalidChunksError(f"{said} is not a length. {_HOW}")
+    if isinstance(value, int | np.integer):
+        n = int(value)
+        if n != -1 and n < 1:
+            raise InvalidChunksError(f"{said} is not possible. {_HOW}")
+        return max(1, size if n == -1 else min(n, size))
+    if isinstance(value, tuple | list) and all(
+        isinstance(n, int | np.integer) and not isinstance(n, bool) and n >= 0 for n in value
+    ):
+        lengths = tuple(int(n) for n in value)
+        if sum(lengths) == size:
+            return lengths
+        raise InvalidChunksError(
+            f"{said} add up to {sum(lengths)}, but the dim has {size} elements. {_HOW}"
+        )
+    raise InvalidChunksError(f"{said} is not a length. {_HOW}")
+
+
+def chunks_for_store(
+    layout: ArrayLayout, named: Mapping[str, DimChunk], *, itemsize: int | None = None
+) -> Chunks:
+    """Complete the named dims of one variable to chunks that zarr can store.
+
+    Dims that are not named keep their stored chunk; where the variable is not stored in
+    chunks, they are cut so that a chunk has about `STORED_CHUNK` bytes. A coordinate of one
+    dim that is not named at all becomes one chunk: a time axis in chunks of one element
+    costs a request for each step whenever the dataset is opened.
+
+    Raises
+    ------
+    InvalidChunksError
+        If lengths differ within a dim, which zarr's regular grid cannot hold.
+    """
+    if not named and layout.ndim == 1 and (layout.is_coord or layout.nbytes <= STORED_CHUNK):
+        return (max(1, layout.shape[0]),)
+    fixed: dict[int, int] = {}
+    for i, (dim, size) in enumerate(zip(layout.dims, layout.shape, strict=True)):
+        if dim in named:
+            axis = Axis.of(size, named[dim])
+            if not axis.is_regular:
+                raise InvalidChunksError(
+                    f"chunks of {layout.name!r} along {dim!r} have several lengths, but zarr "
+                    "stores chunks of one length. Give one number."
+                )
+            fixed[i] = axis.chunk
+        elif layout.chunks is not None:
+            fixed[i] = Axis.of(size, layout.chunks[i]).chunk
+    return sized_chunks(layout.shape, itemsize or layout.stored_dtype.itemsize, fixed)
+
+
+def sized_chunks(
+    shape: Sequence[int], itemsize: int, fixed: Mapping[int, int], aim: int = STORED_CHUNK
+) -> Chunks:
+    """Cut the dims that are not fixed so that a chunk has at most ``aim`` bytes.
+
+    The leading dims are cut first, so that a chunk stays a contiguous run of what is stored;
+    a dim is cut into near-equal parts.
+    """
+    chunks = [fixed.get(i, max(1, n)) for i, n in enumerate(shape)]
+    for i, n in enumerate(shape):
+        nbytes = math.prod(chunks) * max(1, itemsize)
+        if i in fixed or nbytes <= aim:
+            continue
+        parts = min(max(n, 1), -(-nbytes // aim))
+        chunks[i] = max(1, -(-n // parts))
+    return tuple(chunks)
+
+
+def shards_for_store(
+    layout: ArrayLayout, named: Mapping[str, DimChunk], chunks: Chunks
+) -> Chunks | None:
+    """Complete the named dims of one variable to shards: dims that are not named keep a chunk.
+
+    Raises
+    ------
+    InvalidChunksError
+        If a shard is not a multiple of the chunk. The whole dim (-1) is rounded up.
+    """
+    if not named:
+        return None
+    out = []
+    for dim, size, chunk in zip(layout.dims, layout.shape, chunks, strict=True):
+        n = named.get(dim, chunk)
+        if not isinstance(n, int):
+            raise InvalidChunksError(
+                f"shards of {layout.name!r} along {dim!r}: give one number, not {n!r}"
+            )
+        if n >= size:
+            n = -(-max(size, 1) // chunk) * chunk
+        if n % chunk:
+            raise InvalidChunksError(
+                f"a shard of {n} along {dim!r} of {layout.name!r} does not hold whole chunks of "
+                f"{chunk}. Give a multiple, such as {max(1, n // chunk) * chunk}."
+            )
+        out.append(n)
+    return tuple(out)
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    shown = [repr(n) for n in list(names)[:12]]
+    return ", ".join(shown) + (", …" if len(names) > 12 else "") if shown else "none"
+
+
+def _dims(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{d!r} ({n})" for d, n in sizes.items()) or "none"

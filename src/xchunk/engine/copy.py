@@ -1,0 +1,194 @@
+"""The one copy function: a box is read from one stored array and written to another.
+
+Every engine and every stage runs it. A task opens its arrays by location, since handles do
+not travel, and keeps them for the other boxes of its stage. Boxes are read into buffers that
+are handed from task to task, so that the allocator does not grow under our feet.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from xchunk.core.grid import Grid
+from xchunk.errors import StageFailedError, XchunkError
+from xchunk.storage import zarr_io
+from xchunk.storage.refs import StoredRef, ZarrRef
+from xchunk.storage.stored import StoredArray, close_files, open_stored
+
+__all__ = ["StageSpec", "checkpoint", "copy_box", "release", "scratch_dtype", "write_block"]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """All that a worker needs to copy any box of one stage."""
+
+    run: str
+    """Token of the run; what a process keeps open is kept under it."""
+    label: str
+    """What the tasks are called: ``xchunk-read-t2m``."""
+    source: StoredRef | None
+    """Where boxes are read; None: the values come as blocks from dask."""
+    target: ZarrRef
+    """Where boxes are written."""
+    origin: tuple[int, ...]
+    """What is added to a box's region to have its region in the source."""
+    boxes: Grid
+    """The boxes of the stage."""
+    dtype: np.dtype[Any]
+    """The dtype of the stored values."""
+    from_scratch: bool = False
+    """Whether the source is a scratch array, which holds bits and not values."""
+    to_scratch: bool = False
+    """Whether the target is a scratch array."""
+    threads: int = 1
+    """Tasks of this stage that one process may run at once."""
+    concurrency: int = 1
+    """Chunks in flight at once within a task."""
+
+
+def scratch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype under which bits of any fixed width go through scratch unharmed."""
+    width = dtype.itemsize
+    return np.dtype(f"u{width}" if width in (1, 2, 4, 8) else f"V{width}")
+
+
+def copy_box(spec: StageSpec, i: int, after: Any = None) -> int:
+    """Copy box number ``i`` of a stage; return its bytes.
+
+    ``after`` is the checkpoint of the stage before; it only orders the tasks.
+    """
+    region = spec.boxes.region(i)
+    with _context(spec, region):
+        source, target = _opened(spec)
+        assert source is not None
+        shape = tuple(r.stop - r.start for r in region)
+        shifted = tuple(
+            slice(r.start + o, r.stop + o) for r, o in zip(region, spec.origin, strict=True)
+        )
+        dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
+        with _buffers.borrow(shape, dtype) as buffer:
+            values = source.read(shifted, buffer)
+            _write(spec, target, region, values)
+            return int(values.nbytes)
+
+
+def write_block(spec: StageSpec, i: int, block: NDArray[Any]) -> int:
+    """Write one computed block, the box number ``i`` of a stage; return its bytes."""
+    region = spec.boxes.region(i)
+    with _context(spec, region):
+        _, target = _opened(spec)
+        values = np.asarray(block)
+        _write(spec, target, region, values)
+        return int(values.nbytes)
+
+
+def checkpoint(done: list[int]) -> int:
+    """Stand between two stages: it is reached when every box of the first is copied."""
+    return sum(done)
+
+
+def _write(
+    spec: StageSpec, target: zarr.Array[Any], region: tuple[slice, ...], values: NDArray[Any]
+) -> None:
+    if spec.from_scratch:
+        values = values.view(spec.dtype)
+    if spec.to_scratch:
+        # a piece of scratch that is missing has to mean that it is lost: none is left out
+        bits = np.ascontiguousarray(values).view(scratch_dtype(spec.dtype))
+        zarr_io.write_units(target, region, bits.reshape(values.shape), fill=None)
+    else:
+        zarr_io.write_units(target, region, values, fill=target.fill_value)
+
+
+@contextmanager
+def _context(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
+    with _slot(spec), zarr_io.tuned(spec.concurrency):
+        try:
+            yield
+        except XchunkError:
+            raise
+        except Exception as error:
+            where = ", ".join(f"{r.start}:{r.stop}" for r in region)
+            raise StageFailedError(
+                f"{spec.label} failed at box [{where}]: {type(error).__name__}: {error}"
+            ) from error
+
+
+class _Buffers:
+    """Buffers that tasks of this process take and give back; as many as tasks at once."""
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def borrow(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+        if dtype.hasobject or dtype.kind == "T":
+            yield np.empty(shape, dtype=dtype)
+            return
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        with self._lock:
+            raw = self._take(nbytes)
+        try:
+            yield raw[:nbytes].view(dtype).reshape(shape)
+        finally:
+            with self._lock:
+                self._free.append(raw)
+
+    def _take(self, nbytes: int) -> NDArray[np.uint8]:
+        fitting = [b for b in self._free if b.nbytes >= nbytes]
+        if fitting:
+            best = min(fitting, key=lambda b: b.nbytes)
+            self._free = [b for b in self._free if b is not best]
+            return best
+        # none fits: the idle ones, of an earlier and smaller stage, only take room
+        self._free.clear()
+        return np.empty(max(1, nbytes), dtype=np.uint8)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._free.clear()
+
+
+_buffers = _Buffers()
+_lock = threading.Lock()
+_open: dict[tuple[str, str], tuple[StoredArray | None, zarr.Array[Any]]] = {}
+_slots: dict[tuple[str, str], threading.BoundedSemaphore] = {}
+
+
+def _opened(spec: StageSpec) -> tuple[StoredArray | None, zarr.Array[Any]]:
+    key = (spec.run, spec.label)
+    with _lock:
+        if key not in _open:
+            source = None if spec.source is None else open_stored(spec.source)
+            target = zarr_io.open_array(
+                spec.target.store, spec.target.path, spec.target.zarr_format, mode="r+"
+            )
+            _open[key] = source, target
+        return _open[key]
+
+
+def _slot(spec: StageSpec) -> threading.BoundedSemaphore:
+    with _lock:
+        key = (spec.run, spec.label)
+        if key not in _slots:
+            _slots[key] = threading.BoundedSemaphore(max(1, spec.threads))
+        return _slots[key]
+
+
+def release(run: str) -> None:
+    """Let go of what this process keeps for a run: open arrays, files and buffers."""
+    with _lock:
+        for cache in (_open, _slots):
+            for key in [k for k in cache if k[0] == run]:
+                del cache[key]  # type: ignore[attr-defined]
+    _buffers.clear()
+    close_files()

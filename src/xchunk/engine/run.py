@@ -1,0 +1,186 @@
+"""Running stages with dask: its threads, or the active cluster.
+
+The graph has one task for each box and one checkpoint for each stage; what the tasks of a
+stage share is one entry of the graph, handed to each worker once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import dask
+import dask.array as da
+
+from xchunk.engine.copy import StageSpec, checkpoint, copy_box, release, write_block
+from xchunk.errors import StageFailedError, XchunkError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["Chain", "Report", "current_client", "run_chains"]
+
+#: Called when a box is done: (label of the stage, bytes of the box).
+Report = Callable[[str, int], None]
+
+_RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages of one array, in order, and what follows the last of them."""
+
+    stages: tuple[StageSpec, ...]
+    """The stages; each starts when the one before is complete."""
+    blocks: da.Array | None = None
+    """The blocks that the first stage writes, where the source is computed."""
+    after: Callable[[], None] | None = field(default=None, compare=False)
+    """Called in this process when the last stage is complete (to delete scratch data)."""
+
+
+def current_client() -> Client | None:
+    """Return the active client of dask.distributed, if there is one, without importing it."""
+    import sys
+
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_client
+
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
+def run_chains(
+    chains: Sequence[Chain],
+    *,
+    threads: int,
+    client: Client | None = None,
+    report: Report | None = None,
+) -> None:
+    """Run the stages of several arrays, one array after the other.
+
+    Parameters
+    ----------
+    chains : sequence of Chain
+        What to run. Arrays of a single stage are run together, since they need no scratch;
+        the others one by one, so that the scratch data of one exist at a time.
+    threads : int
+        Threads of dask's local scheduler; without meaning on a cluster.
+    client : distributed.Client, optional
+        The cluster to run on; None: this process.
+    report : callable, optional
+        Called with each finished box.
+
+    Raises
+    ------
+    StageFailedError
+        If a box could not be copied, after dask's retries on a cluster.
+    """
+    try:
+        for group in _groups(chains):
+            graph, boxes = _graph(group)
+            if client is None:
+                _run_local(graph, boxes, threads, report)
+            else:
+                _run_on_cluster(graph, boxes, client, report)
+            for chain in group:
+                if chain.after is not None:
+                    chain.after()
+    except (XchunkError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise StageFailedError(
+            f"the rechunk stopped: {type(error).__name__}: {error}. The target was not committed."
+        ) from error
+    finally:
+        for run in {s.run for c in chains for s in c.stages}:
+            _release(run, client)
+
+
+def _groups(chains: Sequence[Chain]) -> Iterable[list[Chain]]:
+    single = [c for c in chains if len(c.stages) == 1]
+    if single:
+        yield single
+    yield from ([c] for c in chains if len(c.stages) > 1)
+
+
+def _graph(chains: Sequence[Chain]) -> tuple[dict[Any, Any], dict[Any, str]]:
+    """Build the graph of some chains; also return the keys of the boxes with their labels."""
+    graph: dict[Any, Any] = {}
+    boxes: dict[Any, str] = {}
+    for chain in chains:
+        before: Any = None
+        for number, stage in enumerate(chain.stages):
+            shared = f"{stage.label}-spec-{stage.run}"
+            graph[shared] = stage
+            name = f"{stage.label}-{stage.run}"
+            keys = [(name, i) for i in range(stage.boxes.count)]
+            if number == 0 and chain.blocks is not None:
+                blocks, block_keys = _block_graph(chain.blocks)
+                graph.update(blocks)
+                graph.update(
+                    (k, (write_block, shared, i, b))
+                    for i, (k, b) in enumerate(zip(keys, block_keys, strict=True))
+                )
+            else:
+                graph.update((k, (copy_box, shared, i, before)) for i, k in enumerate(keys))
+            boxes.update(dict.fromkeys(keys, stage.label))
+            if number < len(chain.stages) - 1:
+                before = f"{stage.label}-done-{stage.run}"
+                graph[before] = (checkpoint, keys)
+    return graph, boxes
+
+
+def _block_graph(blocks: da.Array) -> tuple[dict[Any, Any], list[Any]]:
+    (optimized,) = dask.optimize(blocks)
+    flat: list[Any] = []
+    stack = [optimized.__dask_keys__()]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, list):
+            stack.extend(reversed(item))
+        else:
+            flat.append(item)
+    return dict(optimized.__dask_graph__()), flat
+
+
+def _run_local(
+    graph: dict[Any, Any], boxes: dict[Any, str], threads: int, report: Report | None
+) -> None:
+    from dask.callbacks import Callback
+    from dask.threaded import get
+
+    def finished(key: Any, value: Any, *_: Any) -> None:
+        if report is not None and key in boxes:
+            report(boxes[key], value)
+
+    with Callback(posttask=finished):
+        get(graph, list(boxes), num_workers=threads)
+
+
+def _run_on_cluster(
+    graph: dict[Any, Any], boxes: dict[Any, str], client: Client, report: Report | None
+) -> None:
+    from distributed import as_completed
+
+    futures = client.get(graph, list(boxes), sync=False, retries=_RETRIES)
+    labels = {f.key: label for f, label in zip(futures, boxes.values(), strict=True)}
+    try:
+        for future, value in as_completed(futures, with_results=True):
+            if report is not None:
+                report(labels[future.key], value)
+    except BaseException:
+        client.cancel(futures)
+        raise
+
+
+def _release(run: str, client: Client | None) -> None:
+    release(run)
+    if client is not None:
+        try:
+            client.run(release, run)
+        except Exception:  # noqa: BLE001 - a worker that is gone holds nothing any more
+            return

@@ -1,0 +1,39 @@
+"""Lazy chunking: dask chunks for each variable, without ``ds.chunks``, which may raise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import xarray as xr
+
+__all__ = ["chunk_lazily"]
+
+
+def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.Dataset:
+    """Give each variable its own dask chunks.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        Variables may disagree on a dim's chunks, before and after.
+    chunks : mapping
+        ``{variable: {dim: n}}``; variables that are not named, and indexes, stay as they are.
+
+    Returns
+    -------
+    xarray.Dataset
+        A new Dataset; nothing is computed.
+    """
+    changed: dict[str, Any] = {}
+    for name, own in chunks.items():
+        if not own or name not in ds.variables or name in ds.xindexes:
+            continue
+        variable = ds.variables[name]
+        blocks = {d: n for d, n in own.items() if d in variable.dims}
+        if blocks:
+            changed[name] = variable.chunk(blocks)
+    coords = {n: v for n, v in changed.items() if n in ds.coords}
+    data = {n: v for n, v in changed.items() if n not in ds.coords}
+    out = ds.assign(data) if data else ds.copy()
+    return out.assign_coords(coords) if coords else out

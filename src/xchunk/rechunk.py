@@ -1,0 +1,382 @@
+"""A rechunk: plans bound to stores, run in stages, and committed last."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import xarray as xr
+from zarr.abc.store import Store
+
+from xchunk._typing import ZarrFormat
+from xchunk.core.cost import Rates
+from xchunk.core.grid import Axis, Grid
+from xchunk.core.layout import ArrayLayout
+from xchunk.core.memory import MemoryBudget
+from xchunk.core.plan import ArrayPlan, CopyJob, Limits, RechunkPlan, plan_array
+from xchunk.core.spec import chunks_for_store, parse_chunks, shards_for_store
+from xchunk.core.suggest import Suggestion
+from xchunk.engine.copy import StageSpec, scratch_dtype
+from xchunk.engine.run import Chain, Report, current_client, run_chains
+from xchunk.errors import EncodingError, InvalidChunksError
+from xchunk.storage.assemble import Assembled, assemble
+from xchunk.storage.layouts import read_layouts
+from xchunk.storage.refs import FileRef, ZarrRef
+from xchunk.storage.site import Site
+from xchunk.storage.stores import describe, open_store, refuse_overlap
+from xchunk.storage.target import (
+    TargetArray,
+    TargetMetadata,
+    commit,
+    make_metadata,
+    write_arrays,
+)
+from xchunk.storage.workspace import Workspace
+
+__all__ = ["Rechunk", "bind", "source_format"]
+
+#: Bytes that one element of an array of objects (strings of any length) is taken to have.
+_OBJECT_BYTES = 64
+#: Bytes up to which an array is copied directly: staging it would cost more than it saves.
+_SMALL = 4_000_000
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """One array of a rechunk: what is copied, where to, and how."""
+
+    target: TargetArray
+    plan: ArrayPlan
+
+    @property
+    def assembled(self) -> Assembled:
+        return self.target.assembled
+
+
+@dataclass(frozen=True)
+class Rechunk:
+    """A plan bound to its source and target; made by `bind`, run by `run`."""
+
+    plan: RechunkPlan
+    """What will happen."""
+    site: Site
+    """Where the target is made."""
+    copies: tuple[_Copy, ...]
+    """The arrays, in the order in which they run."""
+    metadata: TargetMetadata
+    """The target's metadata documents."""
+
+    def run(self, *, report: Report | None = None) -> Store:
+        """Copy everything and commit; return the committed store.
+
+        The target cannot be opened before it is complete. If anything fails, what was
+        written is deleted and the error goes on.
+
+        Raises
+        ------
+        TargetExistsError
+            If the target is there and was not to be overwritten.
+        StageFailedError
+            If a box could not be copied.
+        """
+        store = self.site.prepare()
+        workspace = Workspace(store)
+        try:
+            workspace.create(target=self.plan.target)
+            write_arrays(store, self.metadata)
+            run_chains(
+                [self._chain(c, workspace) for c in self.copies if c.plan.stages],
+                threads=self.plan.budget.threads,
+                client=current_client(),
+                report=report,
+            )
+            commit(store, self.metadata)
+        except BaseException:
+            self.site.abandon()
+            raise
+        workspace.remove()
+        return self.site.publish()
+
+    def _chain(self, copy: _Copy, workspace: Workspace) -> Chain:
+        one, run = copy.assembled, uuid.uuid4().hex[:12]
+        final = ZarrRef(workspace.store, one.path, self.metadata.zarr_format)
+        specs: list[StageSpec] = []
+        scratches: list[ZarrRef] = []
+        source: Any = one.ref
+        for number, stage in enumerate(copy.plan.stages):
+            target = final
+            if stage.scratch is not None:
+                target = workspace.scratch_array(
+                    one.path, number, one.shape, scratch_dtype(one.dtype), stage.scratch
+                )
+                scratches.append(target)
+            specs.append(
+                StageSpec(
+                    run=run,
+                    label=f"xchunk-{stage.kind}-{one.path}",
+                    source=source,
+                    target=target,
+                    origin=one.origin if number == 0 and one.origin else (0,) * len(one.shape),
+                    boxes=stage.boxes,
+                    dtype=one.dtype,
+                    from_scratch=number > 0,
+                    to_scratch=stage.scratch is not None,
+                    threads=copy.plan.threads,
+                )
+            )
+            source = target
+
+        def clean() -> None:
+            for scratch in scratches:
+                workspace.remove_scratch(scratch)
+
+        blocks = None if one.ref is not None or one.variable is None else one.variable.data
+        return Chain(tuple(specs), blocks, clean if scratches else None)
+
+
+def source_format(groups: Mapping[str, xr.Dataset]) -> ZarrFormat:
+    """Return the zarr format of the source, or 3 where it is no zarr."""
+    formats = {layout.format for layout in read_layouts(groups)}
+    return 2 if "zarr2" in formats and "zarr3" not in formats else 3
+
+
+def bind(
+    groups: Mapping[str, xr.Dataset],
+    what: Suggestion | Mapping[Any, Any] | None,
+    store: Any,
+    *,
+    budget: MemoryBudget,
+    rates: Rates | None = None,
+    limits: Limits | None = None,
+    shards: Mapping[Any, Any] | None = None,
+    zarr_format: ZarrFormat | None = None,
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Rechunk:
+    """Plan a rechunk and bind it to its stores; nothing is written.
+
+    Parameters
+    ----------
+    groups : mapping
+        The Dataset of each group's path; ``""`` is the root.
+    what : Suggestion or mapping
+        A suggestion, or chunks to store: ``{dim: n}`` or ``{variable: {dim: n}}``.
+    store : str, path or zarr store
+        The target.
+    budget : MemoryBudget
+        What the tasks of one worker may take.
+    rates : Rates, optional
+        By which plans are chosen; the defaults otherwise.
+    limits : Limits, optional
+        The most tasks and objects; the defaults otherwise.
+    shards : mapping, optional
+        Shards to store, said like chunks; zarr v3 only.
+    zarr_format : {2, 3}, optional
+        The source's, or 3 where it is no zarr.
+    overwrite : bool
+        Whether a zarr store that is there is replaced.
+    storage_options : mapping, optional
+        What fsspec needs to reach a URL.
+
+    Raises
+    ------
+    InvalidChunksError, EncodingError, MemoryBudgetError, TargetExistsError
+        If it cannot be done as it is asked.
+    """
+    zarr_format = _check_format(zarr_format or source_format(groups))
+    if shards and zarr_format == 2:
+        raise EncodingError(
+            "zarr format 2 has no shards. Give zarr_format=3, or leave shards out."
+        )
+    site = Site(open_store(store, storage_options=storage_options), overwrite=overwrite)
+    site.check()
+    report = read_layouts(groups)
+    chunk_spec = _chunk_spec(what, report.layouts)
+    shard_spec = parse_chunks(shards or {}, report.layouts, "shards")
+    rates, limits = rates or Rates(), limits or Limits()
+    copies: list[_Copy] = []
+    grouped: dict[str, tuple[list[TargetArray], dict[str, Any]]] = {}
+    notes: list[str] = []
+    for path, ds in groups.items():
+        assembled, attrs = assemble(ds, zarr_format=zarr_format, group=path)
+        grouped[path] = ([], attrs)
+        for one in assembled:
+            _refuse_own_source(one, site)
+            layout = report[one.path]
+            target = _target(one, layout, what, chunk_spec, shard_spec, zarr_format, budget)
+            one = _with_blocks(target, layout, budget)
+            target = replace(target, assembled=one)
+            job = _job(target)
+            own = limits if _may_scratch(one, job) else replace(limits, scratch=False)
+            copies.append(_Copy(target, plan_array(job, budget, rates=rates, limits=own)))
+            grouped[path][0].append(target)
+            notes += [f"{one.path}: {note}" for note in one.notes]
+    metadata = make_metadata(grouped, zarr_format=zarr_format)
+    copies.sort(key=lambda c: c.plan.nbytes)
+    plan = RechunkPlan(
+        arrays=tuple(c.plan for c in copies),
+        budget=budget,
+        rates=rates,
+        target=describe(site.store),
+        notes=tuple([*notes, *site.notes()]),
+    )
+    return Rechunk(plan, site, tuple(copies), metadata)
+
+
+def _may_scratch(one: Assembled, job: CopyJob) -> bool:
+    """Keep small arrays, of which many are copied side by side, and objects out of scratch."""
+    return job.nbytes > _SMALL and not one.dtype.hasobject and one.dtype.kind != "T"
+
+
+def _check_format(zarr_format: Any) -> Literal[2, 3]:
+    if zarr_format not in (2, 3):
+        raise EncodingError(f"zarr_format={zarr_format!r} does not exist. Give 2 or 3.")
+    return 2 if zarr_format == 2 else 3
+
+
+def _chunk_spec(
+    what: Suggestion | Mapping[Any, Any] | None, layouts: Sequence[ArrayLayout]
+) -> dict[str, dict[str, Any]]:
+    if what is None:
+        raise InvalidChunksError(
+            "nothing says how to chunk. Give chunks such as {'time': -1}, a suggestion, or "
+            "access='timeseries'."
+        )
+    if isinstance(what, Suggestion):
+        known = {layout.name: layout for layout in layouts}
+        return {
+            name: dict(zip(known[name].dims, v.target_chunks, strict=True))
+            for name, v in what.variables.items()
+            if name in known and len(v.target_chunks) == known[name].ndim
+        }
+    return parse_chunks(what, layouts)
+
+
+def _target(
+    one: Assembled,
+    layout: ArrayLayout,
+    what: Any,
+    chunk_spec: Mapping[str, Mapping[str, Any]],
+    shard_spec: Mapping[str, Mapping[str, Any]],
+    zarr_format: int,
+    budget: MemoryBudget,
+) -> TargetArray:
+    if len(one.shape) != layout.ndim:
+        # the encoding adds or takes a dim (characters of strings): one chunk of each of those
+        chunks = tuple(max(1, n) for n in one.shape)
+        return TargetArray(one, chunks, None)
+    layout = replace(layout, stored_dtype=one.dtype)
+    chunks = chunks_for_store(layout, chunk_spec.get(one.path, {}), itemsize=_itemsize(one))
+    shards = shards_for_store(layout, shard_spec.get(one.path, {}), chunks)
+    if shards is None and zarr_format == 3 and layout.ndim:
+        shards = _suggested_shards(one.path, what, chunks) or _kept_shards(layout, chunks, budget)
+    return TargetArray(one, chunks, shards)
+
+
+def _suggested_shards(name: str, what: Any, chunks: Sequence[int]) -> tuple[int, ...] | None:
+    if not isinstance(what, Suggestion) or name not in what.variables:
+        return None
+    shards = what.variables[name].target_shards
+    if shards is None or any(s % c for s, c in zip(shards, chunks, strict=True)):
+        return None
+    return tuple(shards)
+
+
+def _kept_shards(
+    layout: ArrayLayout, chunks: Sequence[int], budget: MemoryBudget
+) -> tuple[int, ...] | None:
+    """Keep a sharded source's object size: its shards rounded up to whole chunks, if they fit."""
+    if layout.shards is None:
+        return None
+    shards = tuple(
+        -(-min(s, max(n, 1)) // c) * c
+        for s, c, n in zip(layout.shards, chunks, layout.shape, strict=True)
+    )
+    nbytes = math.prod(shards) * layout.stored_dtype.itemsize
+    return shards if 4 * nbytes <= budget.per_task else None
+
+
+def _itemsize(one: Assembled) -> int:
+    if one.dtype.hasobject or one.dtype.kind == "T":
+        return _OBJECT_BYTES
+    return one.dtype.itemsize
+
+
+def _with_blocks(target: TargetArray, layout: ArrayLayout, budget: MemoryBudget) -> Assembled:
+    """Make a computed variable a dask array of regular blocks.
+
+    Values that are not dask's yet (in memory, or lazy in a backend) are cut into unions of
+    whole write units, so that they are written directly.
+    """
+    one = target.assembled
+    if one.variable is None:
+        return one
+    variable = one.variable
+    units = target.shards or target.chunks
+    if variable.chunks is None:
+        room = max(budget.per_task // 4, 1)
+        blocks = list(units)
+        for i in reversed(range(len(blocks))):
+            nbytes = math.prod(blocks) * _itemsize(one)
+            most = max(1, room // max(1, nbytes))
+            blocks[i] = min(blocks[i] * most, max(1, one.shape[i]))
+            if blocks[i] < one.shape[i]:
+                blocks[i] = max(units[i], blocks[i] // units[i] * units[i])
+    else:
+        blocks = [max(1, *sizes) if sizes else 1 for sizes in variable.chunks]
+    chunked = variable.chunk(dict(zip(one.dims, blocks, strict=True)))
+    return replace(one, variable=chunked)
+
+
+def _job(target: TargetArray) -> CopyJob:
+    one = target.assembled
+    grid = Grid.of(one.shape, target.chunks)
+    units = Grid.of(one.shape, target.shards) if target.shards is not None else grid
+    common = {
+        "name": one.path,
+        "shape": one.shape,
+        "itemsize": _itemsize(one),
+        "target": grid,
+        "units": units,
+    }
+    if one.info is None:
+        assert one.variable is not None
+        blocks = one.variable.chunks or ()
+        source = Grid.of(one.shape, [c if len(c) > 1 else -1 for c in blocks])
+        return CopyJob(**common, source=source, source_compressed=False, blocks=True)
+    if one.info.chunks is None:
+        rows = [Axis.regular(n, 1) for n in one.shape[:-1]]
+        rows += [Axis.regular(n, -1) for n in one.shape[-1:]]
+        return CopyJob(
+            **common, source=Grid(tuple(rows)), source_chunked=False, source_compressed=False
+        )
+    axes = [
+        _cut(Axis.of(n, c), start, count)
+        for n, c, start, count in zip(
+            one.info.shape, one.info.chunks, one.origin, one.shape, strict=True
+        )
+    ]
+    return CopyJob(
+        **common, source=Grid(tuple(axes)), source_compressed=bool(one.info.codecs)
+    )
+
+
+def _cut(stored: Axis, start: int, count: int) -> Axis:
+    """Return the stored chunks as a box sees them, which may cut the first and the last."""
+    if stored.is_regular and start % stored.chunk == 0:
+        return Axis.regular(count, stored.chunk)
+    parts = [
+        min(stored.bounds(i)[1], start + count) - max(stored.bounds(i)[0], start)
+        for i in stored.touched(start, start + count)
+    ]
+    return Axis.of(count, parts)
+
+
+def _refuse_own_source(one: Assembled, site: Site) -> None:
+    if isinstance(one.ref, ZarrRef):
+        refuse_overlap(one.ref.store, site.store, one.path)
+    elif isinstance(one.ref, FileRef):
+        refuse_overlap(one.ref.filename, site.store, one.path)

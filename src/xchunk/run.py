@@ -1,0 +1,65 @@
+"""Running a bound rechunk from the face: with progress, verification, and the result opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import xarray as xr
+
+from xchunk.core.suggest import Suggestion
+from xchunk.rechunk import Rechunk
+from xchunk.reopen import reopen
+
+__all__ = ["ProgressLike", "run_rechunk"]
+
+
+class ProgressLike(Protocol):
+    """What shows how far a rechunk is."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *exc: Any) -> Any: ...
+    def update(self, *, name: str, stage: str, done: int, total: int, nbytes: int) -> None:
+        """Take note that a box is done."""
+        ...
+
+
+def run_rechunk(
+    rechunk: Rechunk,
+    groups: Mapping[str, xr.Dataset],
+    what: Any,
+    *,
+    verify: bool,
+    progress: ProgressLike,
+) -> dict[str, xr.Dataset]:
+    """Run a rechunk, verify it if asked, and open the result group by group."""
+    totals = {
+        f"xchunk-{s.kind}-{a.name}": (a.name, s.kind, s.boxes.count)
+        for a in rechunk.plan.arrays
+        for s in a.stages
+    }
+    done = dict.fromkeys(totals, 0)
+
+    def report(label: str, nbytes: int) -> None:
+        name, kind, total = totals[label]
+        done[label] += 1
+        progress.update(name=name, stage=kind, done=done[label], total=total, nbytes=nbytes)
+
+    with progress:
+        store = rechunk.run(report=report)
+    if verify:
+        from xchunk.verify import verify_rechunk
+
+        verify_rechunk(rechunk, store)
+    return reopen(store, groups, _dask_chunks(rechunk, what))
+
+
+def _dask_chunks(rechunk: Rechunk, what: Any) -> dict[str, dict[str, Any]]:
+    stored = {
+        c.assembled.path: dict(zip(c.assembled.dims, c.target.shards or c.target.chunks,
+                                   strict=True))
+        for c in rechunk.copies
+    }
+    if not isinstance(what, Suggestion):
+        return stored
+    return {**stored, **what.chunks}

@@ -1,0 +1,221 @@
+"""What will be written: each variable as stored bytes or as computed values, with its metadata.
+
+A variable is copied raw, as it is stored, where its lazy array is traced to a box of a stored
+array *and* its encoding still says what the store says: then ``to_zarr`` would encode it back
+to the very bytes that are stored. Everything else is encoded by xarray, as ``to_zarr`` would.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from xarray.backends.zarr import encode_zarr_variable
+from xarray.conventions import encode_dataset_coordinates
+
+from xchunk.errors import EncodingError
+from xchunk.storage.codecs import target_codecs
+from xchunk.storage.refs import StoredRef
+from xchunk.storage.stored import StoredInfo, open_stored
+from xchunk.storage.trace import trace
+
+__all__ = ["Assembled", "assemble"]
+
+# Attributes that decoding moves into the encoding, and that steer how values are decoded.
+_VALUE_KEYS = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
+_TIME_KEYS = ("units", "calendar")
+_ZARR_KEYS = ("compressors", "filters", "serializer")
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """One variable, ready to be planned and copied."""
+
+    name: str
+    """Name in its group."""
+    group: str
+    """Path of its group; empty for the root."""
+    dims: tuple[str, ...]
+    """Names of the dims."""
+    shape: tuple[int, ...]
+    """Elements along each dim."""
+    dtype: np.dtype[Any]
+    """The dtype that will be stored."""
+    attrs: Mapping[str, Any]
+    """The attributes that will be stored."""
+    encoding: Mapping[str, Any]
+    """Codecs and fill value for the target; chunks and shards are added when they are known."""
+    ref: StoredRef | None = None
+    """Where the stored bytes are copied from; None: the values are computed."""
+    origin: tuple[int, ...] = ()
+    """First element of the copied box along each axis of the stored array."""
+    info: StoredInfo | None = None
+    """What the source's store says, where there is a ``ref``."""
+    variable: xr.Variable | None = None
+    """The encoded values, where there is no ``ref``."""
+    is_coord: bool = False
+    """Whether the variable is a coordinate."""
+    notes: tuple[str, ...] = field(default=())
+    """What cannot be kept as it is stored, in words."""
+
+    @property
+    def path(self) -> str:
+        """Path of the array in the target's store."""
+        return f"{self.group}/{self.name}" if self.group else self.name
+
+
+def assemble(
+    ds: xr.Dataset, *, zarr_format: int, group: str = ""
+) -> tuple[list[Assembled], dict[str, Any]]:
+    """Assemble every variable of a Dataset, and the attributes of its group.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        As the user has it; not computed and not changed.
+    zarr_format : {2, 3}
+        The target's format.
+    group : str
+        Path of the group that the Dataset becomes.
+
+    Raises
+    ------
+    EncodingError
+        If a variable cannot be encoded.
+    """
+    variables, attrs = encode_dataset_coordinates(ds)
+    assembled = []
+    for name, variable in variables.items():
+        if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
+            raise EncodingError(
+                f"the variable name {name!r} cannot be a path in a zarr store; rename it first: "
+                f"ds.rename({{{name!r}: 'a_plain_name'}})"
+            )
+        original = ds.variables[name]
+        one = _raw(name, group, original, variable, zarr_format)
+        if one is None:
+            one = _computed(name, group, variable, zarr_format)
+        coord = name in ds.coords
+        assembled.append(one if not coord else replace(one, is_coord=True))
+    return assembled, dict(attrs)
+
+
+def _raw(
+    name: str, group: str, original: xr.Variable, variable: xr.Variable, zarr_format: int
+) -> Assembled | None:
+    traced = trace(original)
+    if traced is None or not traced.is_box:
+        return None
+    info = open_stored(traced.ref).info
+    if info.shape != traced.stored_shape or info.dtype.hasobject or info.dtype.kind == "T":
+        return None
+    if len(info.shape) != variable.ndim or not _encodes_back(variable, info):
+        return None
+    attrs = dict(variable.attrs)
+    # Decoding may take attributes away that the encoding now holds; they travel as stored.
+    for key, value in info.attrs.items():
+        if key not in attrs and key in variable.encoding:
+            attrs[key] = value
+    encoding, notes = target_codecs(info, zarr_format)
+    if zarr_format == 3 and info.format.startswith("zarr") and info.fill_value is not None:
+        encoding["fill_value"] = info.fill_value
+    notes += _decoding_notes(info)
+    return Assembled(
+        name=name,
+        group=group,
+        dims=tuple(str(d) for d in variable.dims),
+        shape=tuple(p.count for p in traced.axes),
+        dtype=info.dtype,
+        attrs=attrs,
+        encoding=encoding,
+        ref=traced.ref,
+        origin=tuple(p.start for p in traced.axes),
+        info=info,
+        notes=tuple(notes),
+    )
+
+
+def _encodes_back(variable: xr.Variable, info: StoredInfo) -> bool:
+    """Tell whether xarray would encode the variable to just what is stored."""
+    encoding, stored = variable.encoding, info.attrs
+    if "dtype" in encoding and np.dtype(encoding["dtype"]) != info.dtype:
+        # xarray notes bool for the int8 that netCDF stores it as
+        if not (stored.get("dtype") == "bool" and np.dtype(encoding["dtype"]) == bool):
+            return False
+    for key in _VALUE_KEYS:
+        if key in variable.attrs:
+            continue
+        if not _same(encoding.get(key), stored.get(key)):
+            return False
+    return all(
+        key not in stored or key in variable.attrs or _same(encoding.get(key), stored[key])
+        for key in _TIME_KEYS
+        if key in encoding or variable.dtype.kind in "mMO"
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is b
+    if isinstance(a, str | bytes) or isinstance(b, str | bytes):
+        return bool(a == b)
+    try:
+        x, y = np.asarray(a), np.asarray(b)
+        return x.shape == y.shape and bool(np.array_equal(x, y, equal_nan=x.dtype.kind in "fc"))
+    except TypeError:
+        return bool(a == b)
+
+
+def _decoding_notes(info: StoredInfo) -> list[str]:
+    """Report what xarray will decode differently, though the stored values are the same."""
+    packing = [info.attrs.get(k) for k in ("scale_factor", "add_offset")]
+    narrow = [v for v in packing if isinstance(v, np.generic | np.ndarray) and v.dtype == "f4"]
+    if narrow and info.dtype.kind in "iu":
+        return [
+            "its float32 scale_factor or add_offset becomes a JSON number, so that xarray "
+            "decodes the copy as float64; the stored integers are the same"
+        ]
+    return []
+
+
+@cache
+def _encoder_takes_format() -> bool:
+    return "zarr_format" in inspect.signature(encode_zarr_variable).parameters
+
+
+def _computed(name: str, group: str, variable: xr.Variable, zarr_format: int) -> Assembled:
+    kwargs = {"zarr_format": zarr_format} if _encoder_takes_format() else {}
+    try:
+        encoded = encode_zarr_variable(variable, name=name, **kwargs)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise EncodingError(
+            f"variable {name!r} cannot be encoded for zarr: {error}. Nothing was written. "
+            f"Look at ds[{name!r}].encoding; ds[{name!r}].drop_encoding() writes plain values."
+        ) from error
+    own = {k: variable.encoding[k] for k in _ZARR_KEYS if k in variable.encoding}
+    notes: list[str] = []
+    if own:
+        like = StoredInfo((), encoded.dtype, None, None, (), _format_of(own), None, {}, own)
+        own, notes = target_codecs(like, zarr_format)
+    return Assembled(
+        name=name,
+        group=group,
+        dims=tuple(str(d) for d in encoded.dims),
+        shape=encoded.shape,
+        dtype=encoded.dtype,
+        attrs=dict(encoded.attrs),
+        encoding=own,
+        variable=encoded,
+        notes=tuple(notes),
+    )
+
+
+def _format_of(encoding: Mapping[str, Any]) -> str:
+    """Tell from its codecs which zarr format an encoding was made for."""
+    codecs = [*(encoding.get("compressors") or ()), *(encoding.get("filters") or ())]
+    return "zarr2" if any(hasattr(c, "get_config") for c in codecs) else "zarr3"

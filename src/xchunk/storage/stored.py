@@ -1,0 +1,193 @@
+"""Stored arrays: opened by their reference, described and read raw, in whatever process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from xchunk.errors import SourceError
+from xchunk.storage import zarr_io
+from xchunk.storage.refs import FileRef, StoredRef, ZarrRef
+
+__all__ = ["StoredArray", "StoredInfo", "close_files", "open_stored"]
+
+
+@dataclass(frozen=True)
+class StoredInfo:
+    """What a store says of one array."""
+
+    shape: tuple[int, ...]
+    """Elements along each axis."""
+    dtype: np.dtype[Any]
+    """The dtype of the stored values."""
+    chunks: tuple[int | tuple[int, ...], ...] | None
+    """Elements of a chunk along each axis; None: not chunked."""
+    shards: tuple[int, ...] | None
+    """Elements of a shard along each axis; None: no shards."""
+    codecs: tuple[str, ...]
+    """Names of the codecs, in the order of encoding."""
+    format: str
+    """``zarr2``, ``zarr3``, ``netcdf4`` or ``netcdf3``."""
+    fill_value: Any
+    """What a missing chunk reads as."""
+    attrs: Mapping[str, Any]
+    """The attributes as stored, those that steer decoding included."""
+    encoding: Mapping[str, Any]
+    """What keeps the codecs when the array is written to zarr of the same format."""
+
+
+class StoredArray(Protocol):
+    """A stored array that can be read raw: no unpacking, masking or decoding."""
+
+    info: StoredInfo
+
+    def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Read a region, into ``out`` where that saves memory; return what was read."""
+        ...
+
+
+def open_stored(ref: StoredRef) -> StoredArray:
+    """Open a stored array by its reference.
+
+    Raises
+    ------
+    SourceError
+        If it is not there or cannot be read.
+    """
+    try:
+        if isinstance(ref, ZarrRef):
+            return _ZarrStored(ref)
+        return _FileStored(ref)
+    except (OSError, KeyError, ValueError, ImportError) as error:
+        raise SourceError(f"the stored array {_name(ref)} cannot be opened: {error}") from error
+
+
+def _name(ref: StoredRef) -> str:
+    return repr(ref.path if isinstance(ref, ZarrRef) else f"{ref.filename}:{ref.variable}")
+
+
+class _ZarrStored:
+    def __init__(self, ref: ZarrRef):
+        self.array = zarr_io.open_array(ref.store, ref.path, ref.zarr_format, mode="r")
+        self.info = _zarr_info(self.array)
+
+    def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        if out is None:
+            shape = tuple(r.stop - r.start for r in region)
+            out = np.empty(shape, dtype=self.info.dtype)
+        zarr_io.read_into(self.array, region, out)
+        return out
+
+
+def _zarr_info(array: Any) -> StoredInfo:
+    attrs = dict(array.attrs)
+    attrs.pop("_ARRAY_DIMENSIONS", None)
+    encoding: dict[str, Any] = {
+        "compressors": tuple(array.compressors),
+        "filters": tuple(array.filters) or None,
+    }
+    zarr_format = array.metadata.zarr_format
+    if zarr_format == 3:
+        encoding["serializer"] = array.serializer
+        encoding["fill_value"] = array.fill_value
+    elif array.fill_value is not None:
+        # zarr 2 has one fill value, which xarray masks with: it is the CF attribute too
+        attrs["_FillValue"] = array.fill_value
+    return StoredInfo(
+        shape=tuple(array.shape),
+        dtype=np.dtype(array.dtype),
+        chunks=_zarr_chunks(array),
+        shards=None if array.shards is None else tuple(array.shards),
+        codecs=_codec_names(array),
+        format=f"zarr{zarr_format}",
+        fill_value=array.fill_value,
+        attrs=attrs,
+        encoding=encoding,
+    )
+
+
+def _zarr_chunks(array: Any) -> tuple[int | tuple[int, ...], ...]:
+    try:
+        return tuple(array.chunks)
+    except NotImplementedError:
+        # a rectilinear grid has no one chunk; zarr >= 3.4 gives the lengths along each dim
+        return tuple(tuple(int(n) for n in sizes) for sizes in array.read_chunk_sizes)
+
+
+def _codec_names(array: Any) -> tuple[str, ...]:
+    """Name the codecs of a zarr array, in the order of encoding, without the plain ``bytes``."""
+    names = []
+    serializer = getattr(array, "serializer", None) if array.metadata.zarr_format == 3 else None
+    for codec in (*array.filters, *([serializer] if serializer else []), *array.compressors):
+        config = codec.to_dict() if hasattr(codec, "to_dict") else codec.get_config()
+        name = str(config.get("name") or config.get("id")).removeprefix("numcodecs.")
+        detail = config.get("configuration", config)
+        if name == "blosc":
+            name = f"blosc-{detail.get('cname')}"
+        if name != "bytes":
+            names.append(str(name))
+    return tuple(names)
+
+
+class _FileStored:
+    def __init__(self, ref: FileRef):
+        self._variable = _open_file(ref).variables[ref.variable]
+        encoding = self._variable.encoding
+        chunks = encoding.get("chunksizes")
+        is_netcdf3 = ref.engine == "scipy" or "contiguous" not in encoding
+        self.info = StoredInfo(
+            shape=self._variable.shape,
+            dtype=self._variable.dtype,
+            chunks=None if not chunks or encoding.get("contiguous") else tuple(chunks),
+            shards=None,
+            codecs=_hdf5_codecs(encoding),
+            format="netcdf3" if is_netcdf3 and self._variable.ndim else "netcdf4",
+            fill_value=self._variable.attrs.get("_FillValue"),
+            attrs=dict(self._variable.attrs),
+            encoding={},
+        )
+
+    def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        # The backends allocate what they return: a buffer would be one more copy.
+        return np.asarray(self._variable[tuple(region)].values)
+
+
+_HDF5_CODECS = ("shuffle", "zlib", "szip", "zstd", "bzip2", "blosc", "fletcher32")
+
+
+def _hdf5_codecs(encoding: Mapping[str, Any]) -> tuple[str, ...]:
+    named = [c for c in _HDF5_CODECS if encoding.get(c)]
+    if encoding.get("compression") and encoding["compression"] not in named:
+        named.append(str(encoding["compression"]))
+    return tuple(named)
+
+
+_files: dict[tuple[str, str, str | None], xr.Dataset] = {}
+_files_lock = threading.Lock()
+
+
+def _open_file(ref: FileRef) -> xr.Dataset:
+    """Open a file undecoded, once a process; xarray's own cache bounds the open handles."""
+    key = (ref.filename, ref.engine, ref.group)
+    with _files_lock:
+        if key not in _files:
+            if len(_files) >= 128:
+                _files.pop(next(iter(_files))).close()
+            _files[key] = xr.open_dataset(
+                ref.filename, engine=ref.engine, group=ref.group, decode_cf=False, cache=False
+            )
+        return _files[key]
+
+
+def close_files() -> None:
+    """Close what `open_stored` keeps open, so that the next run sees the files as they are."""
+    with _files_lock:
+        while _files:
+            _files.popitem()[1].close()
+

@@ -1,0 +1,201 @@
+"""The adapter to zarr: the one place that names what zarr has not made public.
+
+Two things are needed that zarr's public API does not offer. Both fail soft:
+
+* ``zarr.core.sync.sync`` runs a store's coroutine on zarr's own event loop. Remote stores bind
+  their sessions to that loop, so that another loop would not do. Without it, the coroutine is
+  run on a loop of our own, which local and memory stores accept.
+* ``FusedCodecPipeline`` (zarr >= 3.4) is named by its path in ``zarr.config``. Where it is
+  missing, the default pipeline is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.buffer.cpu import Buffer, NDBuffer, buffer_prototype
+
+__all__ = [
+    "bits",
+    "delete_prefix",
+    "get_key",
+    "has_fused_pipeline",
+    "list_prefix",
+    "open_array",
+    "put_key",
+    "read_into",
+    "tuned",
+    "write_units",
+]
+
+T = TypeVar("T")
+
+_FUSED = "zarr.core.codec_pipeline.FusedCodecPipeline"
+_config_lock = threading.Lock()
+_tuned_depth = 0
+_tuned_context: Any = None
+
+
+def _sync(coroutine: Coroutine[Any, Any, T]) -> T:
+    try:
+        from zarr.core.sync import sync
+    except ImportError:
+        return asyncio.run(coroutine)
+    return sync(coroutine)
+
+
+@cache
+def has_fused_pipeline() -> bool:
+    """Tell whether this zarr has the pipeline that runs codecs without an event loop."""
+    try:
+        module = importlib.import_module(_FUSED.rpartition(".")[0])
+    except ImportError:
+        return False
+    return hasattr(module, "FusedCodecPipeline")
+
+
+@contextmanager
+def tuned(concurrency: int = 1) -> Iterator[None]:
+    """Set zarr's configuration for our own tasks, and leave the user's as it was.
+
+    zarr's configuration belongs to the process, not to a thread, so that the first task
+    sets it and the last one to leave restores it. What others do with zarr meanwhile
+    stays right; only its speed may change.
+    """
+    global _tuned_depth, _tuned_context
+    with _config_lock:
+        if _tuned_depth == 0:
+            settings: dict[str, Any] = {"async.concurrency": concurrency}
+            if has_fused_pipeline():
+                settings["codec_pipeline.path"] = _FUSED
+                settings["codec_pipeline.max_workers"] = concurrency
+            _tuned_context = zarr.config.set(settings)
+            _tuned_context.__enter__()
+        _tuned_depth += 1
+    try:
+        yield
+    finally:
+        with _config_lock:
+            _tuned_depth -= 1
+            if _tuned_depth == 0:
+                context, _tuned_context = _tuned_context, None
+                context.__exit__(None, None, None)
+
+
+def open_array(store: Store, path: str, zarr_format: int, *, mode: str) -> zarr.Array[Any]:
+    """Open one array; ``mode`` is ``"r"`` or ``"r+"``.
+
+    Written chunks are never dropped by zarr: its test for empty chunks takes any NaN for a
+    NaN fill, which would lose payloads. `write_units` makes its own, by bits.
+    """
+    array = zarr.open_array(
+        store,
+        path=path or None,
+        mode=mode,  # type: ignore[arg-type]
+        zarr_format=zarr_format,  # type: ignore[arg-type]
+        config={"write_empty_chunks": True},
+    )
+    return array
+
+
+def read_into(array: zarr.Array[Any], region: Sequence[slice], out: NDArray[Any]) -> None:
+    """Read a region of a stored array into a C-contiguous numpy array of its shape and dtype."""
+    if not array.ndim:
+        out[()] = array[()]
+    elif out.dtype.hasobject or out.dtype.kind == "T":
+        out[...] = array[tuple(region)]
+    else:
+        array.get_basic_selection(tuple(region), out=NDBuffer.from_numpy_array(out))
+
+
+def write_units(
+    array: zarr.Array[Any], region: Sequence[slice], values: NDArray[Any], fill: Any
+) -> int:
+    """Write a region made of whole write units; return how many units were written.
+
+    Units that hold nothing but the bits of the fill value are left out, so that what was
+    missing in the source stays missing in the target.
+    """
+    if not array.ndim:
+        array[()] = values
+        return 1
+    unit = tuple(array.shards or array.chunks)
+    # Only a unit whose first element is the fill can be empty: one look at each unit.
+    heads = values[tuple(slice(None, None, u) for u in unit)]
+    suspects = _equals_fill(heads, fill)
+    if not suspects.any():
+        array[tuple(region)] = values
+        return heads.size
+    written = 0
+    for index in np.ndindex(*heads.shape):
+        local = tuple(
+            slice(i * u, min((i + 1) * u, n))
+            for i, u, n in zip(index, unit, values.shape, strict=True)
+        )
+        part = values[local]
+        if suspects[index] and _equals_fill(part, fill).all():
+            continue
+        array[
+            tuple(
+                slice(r.start + s.start, r.start + s.stop)
+                for r, s in zip(region, local, strict=True)
+            )
+        ] = part
+        written += 1
+    return written
+
+
+def _equals_fill(values: NDArray[Any], fill: Any) -> NDArray[np.bool_]:
+    """Compare with the fill value bit by bit, so that -0.0 and NaN payloads count."""
+    if fill is None:
+        return np.zeros(values.shape, dtype=bool)
+    if values.dtype.hasobject or values.dtype.kind == "T":
+        return np.asarray(values == fill, dtype=bool)
+    return np.asarray(bits(values) == bits(np.asarray([fill], dtype=values.dtype)))
+
+
+def bits(values: NDArray[Any]) -> NDArray[Any]:
+    """View values as integers (or void) of their width, so that equal means equal bits."""
+    width = values.dtype.itemsize
+    contiguous = np.ascontiguousarray(values)
+    return contiguous.view(f"u{width}" if width in (1, 2, 4, 8) else f"V{width}")
+
+
+def get_key(store: Store, key: str) -> bytes | None:
+    """Read one object; None where there is none."""
+    buffer = _sync(store.get(key, prototype=buffer_prototype))
+    return None if buffer is None else buffer.to_bytes()
+
+
+def put_key(store: Store, key: str, value: bytes) -> None:
+    """Write one object."""
+    _sync(store.set(key, Buffer.from_bytes(value)))
+
+
+def list_prefix(store: Store, prefix: str, limit: int | None = None) -> list[str]:
+    """List the keys below a prefix (which ends with a slash, or is empty), at most ``limit``."""
+
+    async def collect() -> list[str]:
+        keys: list[str] = []
+        async for key in store.list_prefix(prefix):
+            keys.append(key)
+            if limit is not None and len(keys) >= limit:
+                break
+        return keys
+
+    return _sync(collect())
+
+
+def delete_prefix(store: Store, prefix: str) -> None:
+    """Delete everything below a prefix."""
+    _sync(store.delete_dir(prefix.rstrip("/")))
