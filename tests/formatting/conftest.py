@@ -64,10 +64,24 @@ def layouts() -> tuple[ArrayLayout, ...]:
             chunks=(1,),
             **one,
         ),
-        layout("lat", dims=("lat",), shape=(361,), dtype=float64, stored_dtype=float64,
-               chunks=(361,), **one),
-        layout("crs", dims=(), shape=(), dtype=np.dtype("int32"), stored_dtype=np.dtype("int32"),
-               chunks=(), **one),
+        layout(
+            "lat",
+            dims=("lat",),
+            shape=(361,),
+            dtype=float64,
+            stored_dtype=float64,
+            chunks=(361,),
+            **one,
+        ),
+        layout(
+            "crs",
+            dims=(),
+            shape=(),
+            dtype=np.dtype("int32"),
+            stored_dtype=np.dtype("int32"),
+            chunks=(),
+            **one,
+        ),
     )
 
 

@@ -28,19 +28,20 @@ class _Stage:
     done: int = 0
     total: int = 0
     nbytes: int = 0
-    first: int = 0
-    first_bytes: int = 0
     said: float = 0.0
     task: TaskID | None = None
 
-    def rate(self, now: float) -> float:
-        """Bytes a second since the stage began here; what an earlier run did does not count."""
-        return (self.nbytes - self.first_bytes) / max(1e-6, now - self.started)
+    @property
+    def is_over(self) -> bool:
+        return self.done >= self.total
 
-    def left(self, now: float) -> float | None:
+    def rate(self, now: float) -> float:
+        """Bytes a second since the stage began."""
+        return self.nbytes / max(1e-6, now - self.started)
+
+    def left(self, now: float) -> float:
         """Seconds until the last box is done, if it goes on like this."""
-        boxes = self.done - self.first
-        return (now - self.started) / boxes * (self.total - self.done) if boxes else None
+        return (now - self.started) / max(1, self.done) * (self.total - self.done)
 
 
 class Progress:
@@ -62,6 +63,7 @@ class Progress:
     Notes
     -----
     `update` may be called by any thread, and with counts in any order: the highest stands.
+    A stage is taken to begin where the box before its first one was done.
     """
 
     def __init__(
@@ -71,10 +73,12 @@ class Progress:
         self._file = file
         self._every = every
         self._lock = threading.Lock()
+        self._last = time.monotonic()
         self._stages: dict[tuple[str, str], _Stage] = {}
         self._bars: RichProgress | None = None
 
     def __enter__(self) -> Self:
+        self._last = time.monotonic()
         if self.enabled:
             self._bars = self._terminal()
             if self._bars is not None:
@@ -93,7 +97,7 @@ class Progress:
             bars.stop()
 
     def update(self, *, name: str, stage: str, done: int, total: int, nbytes: int) -> None:
-        """Tell how far a stage is.
+        """Take note that a box is done.
 
         Parameters
         ----------
@@ -102,30 +106,25 @@ class Progress:
         stage : str
             Kind of the stage: ``direct``, ``read``, ``move`` or ``write``.
         done, total : int
-            Boxes that are done, and that there are.
+            Boxes of the stage that are done, and that there are.
         nbytes : int
-            Bytes of the boxes that are done.
+            Bytes of this box.
         """
         if not self.enabled:
             return
         now = time.monotonic()
         with self._lock:
             state = self._stages.get((name, stage))
-            is_new = state is None
             if state is None:
                 label = f"{plain(name)}, {STAGES.get(stage, plain(stage))}"
-                state = _Stage(label, now, first=done, first_bytes=nbytes)
-                # The first report comes when a box is done, unless it is the start itself.
-                if done == 1:
-                    state.first = state.first_bytes = 0
-                self._stages[name, stage] = state
-            before = state.done
+                state = self._stages[name, stage] = _Stage(label, self._last)
+            self._last = now
             state.done, state.total = max(state.done, done), max(state.total, total)
-            state.nbytes = max(state.nbytes, nbytes)
+            state.nbytes += nbytes
             if self._bars is not None:
                 self._draw(self._bars, state, now)
-            elif is_new or state.done > before:
-                self._log(state, now, is_new)
+            else:
+                self._log(state, now)
 
     def _terminal(self) -> RichProgress | None:
         """Make the bars, where there is a terminal to draw them in."""
@@ -153,31 +152,28 @@ class Progress:
         )
 
     def _draw(self, bars: RichProgress, state: _Stage, now: float) -> None:
-        rate, left = state.rate(now), state.left(now)
-        over = state.total > 0 and state.done >= state.total
+        took = format_seconds(now - state.started)
         shown: dict[str, Any] = {
             "size": format_bytes(state.nbytes),
-            "rate": f"{format_bytes(rate)}/s" if rate > 0 else "",
-            "left": format_seconds(now - state.started) if over else _short(left),
+            "rate": f"{format_bytes(state.rate(now))}/s",
+            "left": took if state.is_over else f"-{format_seconds(state.left(now))}",
         }
         if state.task is None:
             state.task = bars.add_task(state.label, total=state.total, **shown)
         bars.update(state.task, completed=state.done, total=state.total, **shown)
 
-    def _log(self, state: _Stage, now: float, is_new: bool) -> None:
-        over = state.total > 0 and state.done >= state.total
-        if not (is_new or over or now - state.said >= self._every):
+    def _log(self, state: _Stage, now: float) -> None:
+        # A stage of a single box is small: one line says all of it.
+        began = not state.said and state.total > 1
+        if not (began or state.is_over or now - state.said >= self._every):
             return
         state.said = now
         words = [f"{state.done} of {state.total} boxes", format_bytes(state.nbytes)]
-        if over:
+        if state.is_over:
             words.append(f"done in {format_seconds(now - state.started)}")
-        elif (left := state.left(now)) is not None and not is_new:
-            words += [f"{format_bytes(state.rate(now))}/s", f"{format_seconds(left)} left"]
+        else:
+            words.append(f"{format_bytes(state.rate(now))}/s")
+            words.append(f"about {format_seconds(state.left(now))} left")
         file = self._file or sys.stderr
         file.write(f"xchunk: {state.label}: {', '.join(words)}\n")
         file.flush()
-
-
-def _short(left: float | None) -> str:
-    return "" if left is None else f"-{format_seconds(left)}"

@@ -53,7 +53,8 @@ _RULES = """
 .xchunk table.xc { border-collapse: collapse; width: 100%; margin: 2px 0 8px; table-layout: auto;
   font-size: 12px; border: 0; }
 .xchunk table.xc th, .xchunk table.xc td { text-align: left; vertical-align: top;
-  padding: 4px 12px 4px 0; border: 0; border-bottom: 1px solid var(--xc-line); background: none; color: inherit;
+  padding: 4px 12px 4px 0; border: 0; border-bottom: 1px solid var(--xc-line);
+  background: none; color: inherit;
   font-weight: 400; white-space: normal; max-width: none; overflow-wrap: normal; }
 .xchunk table.xc tbody th { overflow-wrap: anywhere; min-width: 9em; }
 .xchunk table.xc td.xc-note { color: var(--xc-warn); }
