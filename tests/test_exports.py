@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+
+import pytest
+import xarray as xr
+
+import xchunk
+
+#: What the package promises to keep. A new name is added here on purpose, or not at all.
+EXPORTS = {
+    "DataArrayChunking",
+    "DataTreeChunking",
+    "DatasetChunking",
+    "EncodingError",
+    "ExcessiveIOWarning",
+    "InvalidChunksError",
+    "LayoutChangeWarning",
+    "MemoryBudgetError",
+    "ResumeMismatchError",
+    "SourceError",
+    "StageFailedError",
+    "TargetExistsError",
+    "VerificationError",
+    "XchunkError",
+    "XchunkWarning",
+    "__version__",
+}
+
+#: What ``ds.chunking`` promises to keep.
+METHODS = {"apply", "budget", "layout", "plan", "suggest"}
+
+#: Imported when they are used; each costs more than all of xchunk.
+LATE = {"click", "distributed", "h5netcdf", "h5py", "matplotlib", "netCDF4", "rich", "scipy.io"}
+
+
+def test_the_exported_names() -> None:
+    assert set(xchunk.__all__) == EXPORTS
+    assert len(xchunk.__all__) == len(EXPORTS)
+
+
+@pytest.mark.parametrize("name", sorted(EXPORTS - {"__version__"}))
+def test_every_name_is_there_and_documented(name: str) -> None:
+    found = getattr(xchunk, name)
+    assert inspect.getdoc(found), f"{name} has no docstring"
+    assert found.__module__.startswith("xchunk.")
+
+
+def test_the_version_is_the_one_that_is_installed() -> None:
+    assert xchunk.__version__ == importlib.metadata.version("xchunk")
+
+
+@pytest.mark.parametrize("kind", [xr.Dataset, xr.DataArray, xr.DataTree])
+def test_the_accessor_is_registered_with_these_methods(kind: type) -> None:
+    accessor = kind.chunking
+    methods = {n for n in dir(accessor) if not n.startswith("_")}
+    assert methods == METHODS
+    for name in methods:
+        assert inspect.getdoc(getattr(accessor, name)), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_parameter_is_documented(name: str) -> None:
+    method = getattr(xchunk.DatasetChunking, name)
+    doc = inspect.getdoc(method) or ""
+    if "same arguments" in doc:  # as apply's, which documents them
+        doc += inspect.getdoc(xchunk.DatasetChunking.apply) or ""
+    for parameter in list(inspect.signature(method).parameters)[1:]:
+        assert parameter in doc, f"{name}: {parameter} is not documented"
+
+
+def test_importing_xchunk_brings_nothing_heavy() -> None:
+    code = (
+        "import sys, xarray; before = set(sys.modules); import xchunk;"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    new = done.stdout.split()
+    assert "xchunk.accessor" in new
+    assert [m for m in new if any(m == late or m.startswith(late + ".") for late in LATE)] == []
