@@ -6,6 +6,7 @@ Importing this registers ``.chunking`` on `xarray.Dataset`, `xarray.DataArray` a
 
 from xchunk._version import __version__
 from xchunk.accessor import DataArrayChunking, DatasetChunking, DataTreeChunking
+from xchunk.formatting import register as _register
 from xchunk.errors import (
     EncodingError,
     ExcessiveIOWarning,
@@ -20,6 +21,8 @@ from xchunk.errors import (
     XchunkError,
     XchunkWarning,
 )
+
+_register()
 
 __all__ = [
     "DataArrayChunking",

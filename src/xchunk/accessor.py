@@ -49,9 +49,10 @@ class ChunkingAccessor(Generic[T]):
             One `ArrayLayout` for each variable; iterable, with ``to_dict`` and ``to_dataframe``.
             Nothing but metadata is read.
         """
+        from xchunk.formatting import shown
         from xchunk.storage.layouts import read_layouts
 
-        return read_layouts(self._groups())
+        return shown(read_layouts(self._groups()))
 
     def budget(
         self, memory: ByteSize | None = None, max_mem: ByteSize | None = None

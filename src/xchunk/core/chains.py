@@ -10,8 +10,9 @@ are rectangular: multiplying a column over the dims gives the count of the array
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from xchunk.core.grid import Axis, ceildiv
 
-__all__ = ["Columns", "Dim", "Table", "chain_table", "direct_table", "lengths", "pairs_of"]
+__all__ = ["Columns", "Dim", "Table", "chain_table", "direct_table", "is_exhaustive", "lengths", "pairs_of"]
 
 #: Dims of at most so many elements are searched in full: every box, every piece.
 FULL = 16
@@ -118,47 +119,67 @@ def pairs_with(source: Axis, boxes: _Ints) -> _Ints:
     return pairs
 
 
-def lengths(size: int, bases: Iterable[int], most: int) -> list[int]:
+def lengths(size: int, bases: Iterable[int], most: int, near: int | None = None) -> list[int]:
     """Lengths for boxes: multiples of each base within the dim, and the whole dim.
 
     All multiples where there are at most ``most``. Else, of the ``2 sqrt(K)`` that cut K
     base lengths into near-equal boxes, the shortest, the longest, and a geometric choice
-    of those between: neighbours then differ by a few per cent.
+    of those between; with ``near`` a closer choice of those around it instead.
     """
     found = {size}
     for base in bases:
-        found.update(min(k * base, size) for k in _counts(ceildiv(size, base), most))
+        whole = ceildiv(size, base)
+        if whole <= most:
+            counts: Iterable[int] = range(1, whole + 1)
+        elif near is None:
+            counts = _spaced(whole, most)
+        else:
+            counts = _close(whole, most, near / base)
+        found.update(min(k * base, size) for k in counts)
     return sorted(found)
 
 
-def _counts(whole: int, most: int) -> list[int]:
-    if whole <= most:
-        return list(range(1, whole + 1))
+def _spaced(whole: int, most: int) -> Iterable[int]:
     ends = most // 4
-    counts = {*range(1, ends + 1), *(ceildiv(whole, j) for j in range(1, ends + 1))}
+    yield from range(1, ends + 1)
+    yield from (ceildiv(whole, j) for j in range(1, ends + 1))
     low, high = math.log(ends), math.log(whole / ends)
-    inner = most - 2 * ends
-    for i in range(1, inner):
-        guess = math.exp(low + (high - low) * i / inner)
-        counts.add(ceildiv(whole, max(1, round(whole / guess))))
-    return sorted(counts)
+    for i in range(1, most - 2 * ends):
+        guess = math.exp(low + (high - low) * i / (most - 2 * ends))
+        yield ceildiv(whole, max(1, round(whole / guess)))
 
 
-def direct_table(dim: Dim) -> Table:
-    """Boxes for one stage from source to target: exact for at most `MOST_DIRECT` write units."""
+def _close(whole: int, most: int, near: float) -> Iterable[int]:
+    """Near-equal multiples from half to twice a length."""
+    fewest, last = max(1, math.floor(whole / near / 2)), min(whole, math.ceil(whole / near * 2))
+    ratio = (last / fewest) ** (1 / most)
+    yield from {ceildiv(whole, round(fewest * ratio**i)) for i in range(most + 1)}
+
+
+def direct_table(dim: Dim, near: Sequence[int] = ()) -> Table:
+    """Boxes for one stage from source to target: exact for at most `MOST_DIRECT` write units.
+
+    With ``near``, the length of a box, the boxes around that length.
+    """
     n, chunk = dim.size, dim.source.chunk
     if dim.fixed:
         boxes = np.array([chunk], dtype=np.int64)
     else:
-        bases = {dim.unit, min(math.lcm(dim.unit, chunk), n)}
-        boxes = np.array(lengths(n, sorted(bases), MOST_DIRECT), dtype=np.int64)
+        bases = sorted({dim.unit, min(math.lcm(dim.unit, chunk), n)})
+        around = near[0] if near else None
+        boxes = np.array(lengths(n, bases, MOST_DIRECT, around), dtype=np.int64)
     return _figures(dim, [boxes], [])
 
 
-def chain_table(dim: Dim, stages: int) -> Table:
-    """Boxes and pieces for several stages, through ``stages - 1`` scratch arrays."""
+def chain_table(dim: Dim, stages: int, near: Sequence[int] = ()) -> Table:
+    """Boxes and pieces for several stages, through ``stages - 1`` scratch arrays.
+
+    With ``near``, the lengths of each stage's box, the first and last boxes around those.
+    """
     n = dim.size
-    ends = _pair_up(dim, _first_boxes(dim), _last_boxes(dim))
+    first = _first_boxes(dim, near[0] if near else None)
+    last = _last_boxes(dim, near[-1] if near else None)
+    ends = _pair_up(dim, first, last)
     if stages == 2:
         rows: list[tuple[int, ...]] = [(b1, c, b2) for b1, b2 in ends for c in _pieces(n, b1, b2)]
     else:
@@ -167,7 +188,14 @@ def chain_table(dim: Dim, stages: int) -> Table:
     return _figures(dim, list(columns[0::2]), list(columns[1::2]))
 
 
-def _first_boxes(dim: Dim) -> list[int]:
+def is_exhaustive(dim: Dim) -> bool:
+    """Whether tables without ``near`` leave no lengths out that those with it would have."""
+    return dim.size <= FULL or (
+        ceildiv(dim.size, dim.unit) <= MOST_CHAIN and dim.source.count <= MOST_CHAIN
+    )
+
+
+def _first_boxes(dim: Dim, near: int | None) -> list[int]:
     n, chunk = dim.size, dim.source.chunk
     if dim.fixed:
         return [chunk]
@@ -176,15 +204,15 @@ def _first_boxes(dim: Dim) -> list[int]:
     both = min(math.lcm(dim.unit, chunk), n)
     # parts of one chunk are for budgets in which no more of the chunk fits beside itself
     parts = {max(1, ceildiv(chunk, 2**i)) for i in range(1, chunk.bit_length() + 1, 2)}
-    return sorted({*lengths(n, {chunk, both}, MOST_CHAIN), *parts})
+    return sorted({*lengths(n, {chunk, both}, MOST_CHAIN, near), *parts})
 
 
-def _last_boxes(dim: Dim) -> list[int]:
+def _last_boxes(dim: Dim, near: int | None) -> list[int]:
     n = dim.size
     if n <= FULL:
         return lengths(n, [dim.unit], n)
     both = min(math.lcm(dim.unit, dim.source.chunk), n)
-    return lengths(n, {dim.unit, both}, MOST_CHAIN)
+    return lengths(n, {dim.unit, both}, MOST_CHAIN, near)
 
 
 def _pair_up(dim: Dim, first: list[int], last: list[int]) -> list[tuple[int, int]]:
@@ -237,7 +265,7 @@ def _through(n: int, ends: list[tuple[int, int]], stages: int) -> Iterable[tuple
                 boxes.append(min(n, max(1, round(guess / step)) * step))
             boxes.append(b2)
             row: list[int] = [b1]
-            for before, after in zip(boxes, boxes[1:], strict=False):
+            for before, after in itertools.pairwise(boxes):
                 row += [_piece(n, before, after), after]
             yield tuple(row)
 
@@ -263,7 +291,7 @@ def _figures(dim: Dim, boxes: list[_Ints], pieces: list[_Ints]) -> Table:
     reads += [pairs_of(n, b, c) for b, c in zip(boxes[1:], pieces, strict=True)]
     # zarr wants a shard to be a multiple of its pieces, also where it spans the dim
     shards = [-(-b // c) * c for b, c in zip(boxes, pieces, strict=False)]
-    shard_reads = [pairs_of(n, b, a) for a, b in zip(boxes, boxes[1:], strict=False)]
+    shard_reads = [pairs_of(n, b, a) for a, b in itertools.pairwise(boxes)]
     parts = [
         np.minimum(s, np.where((b % c == 0) | (b >= n), -(-b // c), b // c + 2) * c)
         for s, b, c in zip(shards, boxes[1:], pieces, strict=True)

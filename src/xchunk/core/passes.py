@@ -58,7 +58,7 @@ STRING_NBYTES = 64
 #: Combinations that are looked at exactly; beyond them those alike to 5 % count as one.
 _MANY_STATES = 100_000
 
-_PENALTY, _LEANING = 0.25, 0.01
+_PENALTY, _LEANING = 1.0, 0.01
 
 
 def item_nbytes(dtype: np.dtype[Any]) -> int:
@@ -201,12 +201,12 @@ class PassModel:
         read = decode + fetch + requests * r.latency + runs * RUN_SECONDS
         # one copy out of the chunks, and for unpacked values masking and scaling
         copies = 1 if v.dtype == v.stored_dtype else 3
-        busy = read + copies * self.nbytes / r.copy
-        slots = self.budget.slots
-        clock = np.ceil(tasks / slots) * busy / tasks
+        work = copies * self.nbytes / r.copy
+        each = np.ceil(tasks / self.budget.slots) / tasks
+        reading = read * each
         if self.is_serial:
-            clock = np.maximum(clock, read / max(1, self.budget.workers))
-        return clock + tasks * r.task
+            reading = np.maximum(reading, read / max(1, self.budget.workers))
+        return reading + work * each + tasks * r.task
 
     def rank(self, seconds: Any, tasks: Any) -> Any:
         """Make the time longer where blocks are of an awkward size, or too many."""

@@ -9,26 +9,13 @@ allow, since fewer tasks have more memory each; the predicted time decides.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-import numpy as np
-
-from xchunk.core.chains import Columns, Dim, Table, chain_table, direct_table
 from xchunk.core.cost import Rates
-from xchunk.core.grid import Axis, Grid
+from xchunk.core.grid import Grid
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.predict import ChainModel, Facts, Geometry, stage_seconds
-from xchunk.core.search import SLACK, Found, cheapest
-from xchunk.core.stages import (
-    ArrayPlan,
-    CopyJob,
-    Limits,
-    RechunkPlan,
-    Scratch,
-    Stage,
-)
+from xchunk.core.planner import Option, Planner
+from xchunk.core.stages import ArrayPlan, CopyJob, Limits, RechunkPlan, Scratch, Stage
 from xchunk.core.units import format_bytes, format_count, format_seconds
 from xchunk.errors import InvalidChunksError, MemoryBudgetError
 
@@ -41,11 +28,6 @@ __all__ = [
     "Stage",
     "plan_array",
 ]
-
-Family = Literal["direct", "staged", "multi-stage"]
-
-#: A staged plan is good enough to skip more stages below this many times its floor.
-_GOOD = 1.5
 
 
 def plan_array(
@@ -100,14 +82,11 @@ def plan_array(
     _check_job(job, concurrency)
     if math.prod(job.shape) == 0:
         return ArrayPlan(job, (), "empty", 0.0, budget.threads)
-    planner = _Planner(job, budget, rates, limits, concurrency)
+    planner = Planner(job, budget, rates=rates, limits=limits, concurrency=concurrency)
     options = planner.options()
     if not options:
-        raise planner.no_plan()
-    options.sort(key=lambda o: (float(f"{o.seconds:.9e}"), o.tasks, o.peak))
-    best = options[0]
-    plan = best.plan(planner.order)
-    plan = replace(plan, runner_up=planner.runner_up(options))
+        raise _no_plan(planner)
+    plan = replace(options[0].plan(planner.order), runner_up=_runner_up(planner, options))
     plan.check_exclusive()
     return plan
 
@@ -129,302 +108,93 @@ def _check_job(job: CopyJob, concurrency: int) -> None:
         raise InvalidChunksError(f"concurrency={concurrency} must be at least 1.")
 
 
-@dataclass(frozen=True)
-class _Option:
-    """A plan that fits, before it is spelled out for the user's order of dims."""
-
-    family: Family
-    geometry: Geometry
-    facts: Facts
-    seconds: float
-    threads: int
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        return self.geometry.stages(self.facts)
-
-    @property
-    def tasks(self) -> int:
-        return sum(s.work.tasks for s in self.stages)
-
-    @property
-    def peak(self) -> int:
-        return max(s.projected_mem for s in self.stages)
-
-    def plan(self, order: _Order) -> ArrayPlan:
-        """Spell the plan out for the job as it was given."""
-        facts = replace(self.facts, job=order.given)
-        geometry = Geometry(
-            tuple(order.back(b) for b in self.geometry.boxes),
-            tuple(order.back(p) for p in self.geometry.pieces),
+def _no_plan(planner: Planner) -> MemoryBudgetError | InvalidChunksError:
+    """Say that nothing fits, and what would."""
+    job, budget, limits = planner.order.given, planner.budget, planner.limits
+    smallest = planner.smallest()
+    if smallest is None:
+        return InvalidChunksError(
+            f"{job.name}: no budget lets blocks of {job.source.chunks} be written in units of "
+            f"{job.units.chunks} without a scratch array. Allow one, or chunk the data in "
+            "multiples of the units."
         )
-        stages = geometry.stages(facts)
-        seconds = sum(stage_seconds(s.work, facts) for s in stages)
-        return ArrayPlan(order.given, stages, self.family, seconds, self.threads)
-
-
-@dataclass(frozen=True)
-class _Order:
-    """A job with its dims sorted, so that a plan does not depend on the order they came in."""
-
-    given: CopyJob
-    job: CopyJob
-    places: tuple[int, ...]
-
-    @classmethod
-    def of(cls, job: CopyJob) -> _Order:
-        if not job.shape:
-            one = Grid((Axis.regular(1, 1),))
-            return cls(job, replace(job, shape=(1,), source=one, target=one, units=one), ())
-        places = list(range(len(job.shape)))
-        if job.source_chunked or job.blocks:
-            places.sort(
-                key=lambda i: (
-                    job.shape[i],
-                    job.source.axes[i].chunk,
-                    job.source.axes[i].parts or (),
-                    job.units.axes[i].chunk,
-                    job.target.axes[i].chunk,
-                )
-            )
-        sort = [Grid(tuple(g.axes[i] for i in places)) for g in (job.source, job.target, job.units)]
-        shape = tuple(job.shape[i] for i in places)
-        sorted_job = replace(job, shape=shape, source=sort[0], target=sort[1], units=sort[2])
-        return cls(job, sorted_job, tuple(places))
-
-    def back(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
-        """Return lengths in the order of the dims as they were given."""
-        return tuple(lengths[self.places.index(i)] for i in range(len(self.places)))
-
-
-class _Planner:
-    """One call of `plan_array`."""
-
-    def __init__(
-        self, job: CopyJob, budget: MemoryBudget, rates: Rates, limits: Limits, concurrency: int
-    ):
-        self.order = _Order.of(job)
-        self.job = self.order.job
-        self.budget, self.rates, self.limits = budget, rates, limits
-        self.concurrency = concurrency
-        self.visited = 0
-        self._tables: dict[tuple[int, int], list[Table]] = {}
-
-    def facts(self, max_mem: int, threads: int) -> Facts:
-        return Facts(
-            self.job,
-            self.rates,
-            self.limits,
-            max_mem // threads,
-            threads * self.budget.workers,
-            self.budget.workers,
-            self.concurrency,
+    endless = replace(limits, tasks=2**62, objects=2**62)
+    free = Planner(
+        job, budget, rates=planner.rates, limits=endless, concurrency=planner.concurrency
+    )
+    given = format_bytes(budget.max_mem)
+    if free.feasible(budget.max_mem):
+        reason = (
+            f"with max_mem={given} it would take more than {format_count(limits.tasks)} tasks "
+            f"in one stage, or more than {format_count(limits.objects)} scratch objects"
         )
-
-    def options(self) -> list[_Option]:
-        """The best plan of each family over all numbers of tasks at once."""
-        best: dict[Family, _Option] = {}
-        threads = max(1, self.budget.threads)
-        while True:
-            facts = self.facts(self.budget.max_mem, threads)
-            for option in self._at(facts, threads, best):
-                best[option.family] = option
-            if threads == 1:
-                return list(best.values())
-            threads //= 2
-
-    def _at(self, facts: Facts, threads: int, best: dict[Family, _Option]) -> Iterator[_Option]:
-        """Plans with so many tasks at once that beat the best of their family so far."""
-
-        def record(family: Family) -> float:
-            return best[family].seconds if family in best else math.inf
-
-        def leader() -> float:
-            return min((o.seconds for o in best.values()), default=math.inf)
-
-        floor = facts.least_seconds
-        if floor >= leader():
-            return
-        direct = None
-        if not self.job.blocks or self.job.source.nests(self.job.units):
-            direct = self._search(facts, threads, "direct", 1, record("direct"))
-            if direct is not None:
-                best["direct"] = direct
-                yield direct
-        if not self.limits.scratch:
-            return
-        floor += facts.scratch_seconds
-        if floor >= leader():
-            return
-        staged = self._staged(facts, threads, "staged", 2, record("staged"))
-        if staged is not None:
-            best["staged"] = staged
-            yield staged
-        floor += facts.scratch_seconds
-        if floor >= leader() or (leader() < _GOOD * floor):
-            return
-        for stages in (3, 4):
-            moved = self._staged(facts, threads, "multi-stage", stages, record("multi-stage"))
-            if moved is not None:
-                best["multi-stage"] = moved
-                yield moved
-
-    def _staged(
-        self, facts: Facts, threads: int, family: Family, stages: int, below: float
-    ) -> _Option | None:
-        """The best over plain pieces and shards, uncompressed and packed."""
-        best = None
-        packed = replace(facts, packed=True)
-        plain_first = facts.scratch_seconds <= packed.scratch_seconds
-        ways = (facts, packed) if plain_first else (packed, facts)
-        for sharded in (False, True):
-            for way in ways:
-                option = self._search(replace(way, sharded=sharded), threads, family, stages, below)
-                if option is not None:
-                    best, below = option, option.seconds
-                    # the other codec moves more seconds for each byte: only memory calls for it
-                    break
-            if best is not None and not sharded and not _waits(best):
-                break
-        return best
-
-    def _search(
-        self,
-        facts: Facts,
-        threads: int,
-        family: Family,
-        stages: int,
-        below: float,
-        slack: int = SLACK,
-    ) -> _Option | None:
-        model = ChainModel(facts, Columns(stages))
-        best: tuple[Found, list[Table]] | None = None
-        places = [-1] if self.job.source_chunked or self.job.blocks else range(len(self.job.shape))
-        for at in places:
-            tables = self._make(stages, at)
-            found = cheapest(tables, model, below=below, slack=slack)
-            if found is not None:
-                self.visited += found.visited
-                best, below = (found, tables), found.cost
-        if best is None:
-            return None
-        found, tables = best
-        rows = [t[i].astype(np.int64) for t, i in zip(tables, found.picks, strict=True)]
-        col = model.columns
-        geometry = Geometry(
-            tuple(tuple(int(r[col.box(k)]) for r in rows) for k in range(stages)),
-            tuple(tuple(int(r[col.piece(k)]) for r in rows) for k in range(stages - 1)),
+    else:
+        reason = (
+            f"one stored chunk of {_size(job.source, job)} and one write unit of "
+            f"{_size(job.units, job)}, with the codecs' copies of them, do not fit "
+            f"max_mem={given}, even one task at a time"
         )
-        return _Option(family, geometry, facts, geometry.seconds(facts), threads)
+    return MemoryBudgetError(
+        f"{job.name}: {reason}. Nothing was written. Give max_mem={format_bytes(smallest)} "
+        f"({smallest} bytes) or more, or smaller target chunks.",
+        needed=smallest,
+        allowed=budget.max_mem,
+        smallest=smallest,
+    )
 
-    def _make(self, stages: int, at: int) -> list[Table]:
-        """Tables of all dims; ``at`` is the dim in which a contiguous source is cut, or -1."""
-        if (stages, at) not in self._tables:
-            tables = []
-            for i, (n, source, unit) in enumerate(
-                zip(self.job.shape, self.job.source.axes, self.job.units.axes, strict=True)
-            ):
-                runs: Literal["none", "before", "at", "after"] = "none"
-                if at >= 0:
-                    runs = "before" if i < at else "at" if i == at else "after"
-                    source = Axis.regular(n, 1)
-                dim = Dim(n, source, unit.chunk, runs, self.job.blocks)
-                tables.append(direct_table(dim) if stages == 1 else chain_table(dim, stages))
-            self._tables[stages, at] = tables
-        return self._tables[stages, at]
 
-    def _feasible(self, max_mem: int) -> bool:
-        facts = self.facts(max_mem, 1)
-        if not self.job.blocks or self.job.source.nests(self.job.units):
-            if self._search(facts, 1, "direct", 1, math.inf, slack=100) is not None:
-                return True
-        if not self.limits.scratch:
-            return False
-        return any(
-            self._search(replace(facts, sharded=sharded), 1, "staged", stages, math.inf, 100)
-            is not None
-            for stages in (2, 3, 4)
-            for sharded in (False, True)
-        )
+def _size(grid: Grid, job: CopyJob) -> str:
+    return format_bytes(grid.box_elements * job.itemsize)
 
-    def smallest(self) -> int | None:
-        """The smallest ``max_mem`` with a plan, to two per cent above; None if none helps."""
-        low, high = 0, max(self.budget.max_mem, 1024)
-        while not self._feasible(high):
-            low, high = high, high * 2
-            if high > 2**70:
-                return None
-        while high - low > max(64, high // 50):
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._feasible(middle) else (middle, high)
-        return high
 
-    def no_plan(self) -> MemoryBudgetError | InvalidChunksError:
-        """Say that nothing fits, and what would."""
-        job, budget = self.order.given, self.budget
-        smallest = self.smallest()
-        if smallest is None:
-            return InvalidChunksError(
-                f"{job.name}: no budget lets blocks of {job.source.chunks} be written in units of "
-                f"{job.units.chunks} without a scratch array. Allow one, or chunk the data in "
-                "multiples of the units."
-            )
-        unlimited = replace(self.limits, tasks=2**62, objects=2**62)
-        free = _Planner(job, budget, self.rates, unlimited, self.concurrency)
-        source = format_bytes(job.source.box_elements * job.itemsize)
-        unit = format_bytes(job.units.box_elements * job.itemsize)
-        if free._feasible(budget.max_mem):
-            reason = (
-                f"with max_mem={format_bytes(budget.max_mem)} it would take more than "
-                f"{format_count(self.limits.tasks)} tasks or "
-                f"{format_count(self.limits.objects)} scratch objects"
-            )
-        else:
-            reason = (
-                f"one stored chunk of {source} and one write unit of {unit} do not fit "
-                f"max_mem={format_bytes(budget.max_mem)}, even with one task at a time"
-            )
-        return MemoryBudgetError(
-            f"{job.name}: {reason}. Nothing was written. Give at least "
-            f"max_mem={smallest} ({format_bytes(smallest)}), or smaller target chunks.",
-            needed=smallest,
-            allowed=budget.max_mem,
-            smallest=smallest,
-        )
-
-    def runner_up(self, options: list[_Option]) -> str:
-        """Say what came second, and why it lost."""
-        best = options[0]
-        if len(options) > 1:
-            other = options[1]
-            work, mine = _total(other), _total(best)
-            return (
-                f"{other.family}: {format_seconds(other.seconds)} against "
-                f"{format_seconds(best.seconds)}; it decodes {format_count(work[0])} stored chunks "
-                f"({format_count(mine[0])}), moves {format_bytes(work[1])} through scratch "
-                f"({format_bytes(mine[1])}) and writes {format_count(work[2])} objects "
-                f"({format_count(mine[2])})"
-            )
-        if best.family != "direct":
-            return "direct: nothing fits the memory and the limits"
-        if not self.limits.scratch:
-            return "staged: no scratch array is allowed"
-        least = best.facts.least_seconds + best.facts.scratch_seconds
+def _runner_up(planner: Planner, options: list[Option]) -> str:
+    """Say what came second, and why it lost."""
+    best = options[0]
+    if len(options) > 1:
+        other = options[1]
         return (
-            f"staged: at least {format_seconds(least)} against {format_seconds(best.seconds)}; "
-            "everything would go through scratch once, to save nothing"
+            f"{other.family}: {format_seconds(other.seconds)} against "
+            f"{format_seconds(best.seconds)}, since it {_differences(other, best)}"
         )
+    if best.family != "direct":
+        if not planner.can_be_direct:
+            return "direct: blocks do not hold whole write units of the target"
+        return "direct: its boxes of whole write units do not fit the memory and the limits"
+    if not planner.limits.scratch:
+        return "staged: no scratch array is allowed"
+    least = best.facts.least_seconds + best.facts.scratch_seconds
+    if least >= best.seconds:
+        return (
+            f"staged: at least {format_seconds(least)} against {format_seconds(best.seconds)}, "
+            "since everything would go through a scratch array"
+        )
+    return f"staged: nothing that fits takes less than {format_seconds(best.seconds)}"
 
 
-def _total(option: _Option) -> tuple[int, int, int]:
-    stages = option.stages
-    moved = sum(s.work.scratch_write_bytes for s in stages)
-    return sum(s.work.decodes for s in stages), moved, sum(s.work.objects for s in stages)
+def _differences(other: Option, best: Option) -> str:
+    """What the loser does more of, in words."""
+    theirs, ours = _totals(other), _totals(best)
+    said = [
+        f"{verb} {show(a)} {what} instead of {show(b)}"
+        for (verb, show, what), a, b in zip(_WORDS, theirs, ours, strict=True)
+        if a > b
+    ]
+    return " and ".join(said) or "keeps fewer threads busy"
 
 
-def _waits(option: _Option) -> bool:
-    """Whether requests for scratch pieces take so long that fewer objects may pay."""
-    facts = option.facts
-    pieces = sum(s.work.objects for s in option.stages if s.scratch is not None)
-    waiting = 2 * pieces * facts.job_rates.latency / facts.concurrency / facts.slots
-    return waiting > 0.1 * option.seconds
+_WORDS = (
+    ("decodes", format_count, "stored chunks"),
+    ("moves", format_bytes, "through scratch"),
+    ("writes", format_count, "objects"),
+    ("runs", format_count, "tasks"),
+)
+
+
+def _totals(option: Option) -> tuple[int, int, int, int]:
+    works = [s.work for s in option.stages]
+    return (
+        sum(w.decodes for w in works),
+        sum(w.scratch_write_bytes for w in works),
+        sum(w.objects for w in works),
+        sum(w.tasks for w in works),
+    )

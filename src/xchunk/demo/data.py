@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ __all__ = ["make_reanalysis"]
 _BAND = 73
 
 
-def make_reanalysis(path: Path, *, shape: tuple[int, int, int] = (1460, 145, 288)) -> None:
+def make_reanalysis(path: Path, *, shape: tuple[int, int, int] = (1460, 121, 240)) -> None:
     """Write six-hourly 2 m temperature as a zarr v3 store with one map in each chunk.
 
     The field is smooth in space and time (a climate by latitude, seasons, days, travelling
@@ -41,8 +42,8 @@ def make_reanalysis(path: Path, *, shape: tuple[int, int, int] = (1460, 145, 288
     _write(group, "longitude", lon, ("longitude",), {
         "standard_name": "longitude", "units": "degrees_east",
     })  # fmt: skip
-    waves = _waves(lat, lon, rng)
-    height = np.maximum(0, waves[2] * 400).astype("float32")
+    patterns = _patterns(lat, lon, rng)
+    height = np.maximum(0, 400 * patterns[-1])
     _write(group, "orography", height, ("latitude", "longitude"), {
         "standard_name": "surface_altitude", "units": "m",
     })  # fmt: skip
@@ -61,41 +62,58 @@ def make_reanalysis(path: Path, *, shape: tuple[int, int, int] = (1460, 145, 288
     )
     for start in range(0, steps, _BAND):
         stop = min(start + _BAND, steps)
-        maps[start:stop] = _temperature(np.arange(start, stop), lat, lon, waves, rng)
+        maps[start:stop] = _temperature(np.arange(start, stop), patterns, rng)
     zarr.consolidate_metadata(path)
 
 
-def _waves(
+#: Days in which each travelling wave comes round, and how many of it go round the earth.
+_WAVES = ((11.0, 2), (7.0, 3), (4.5, 5), (3.0, 7))
+
+
+def _patterns(
     lat: npt.NDArray[np.float32], lon: npt.NDArray[np.float32], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Some smooth patterns in space, in pairs that make a wave travel."""
+    """Patterns in space, in kelvin, in the order of `_amplitudes`."""
     y, x = np.radians(lat)[:, None], np.radians(lon)[None, :]
-    out = []
-    for number in (2, 3, 5, 7):
+    flat = np.ones_like(x)
+    out = [
+        (288 - 38 * np.sin(y) ** 2) * flat,  # the climate
+        14 * np.sin(y) * flat,  # the season
+        3 * np.cos(y) * np.cos(x),  # the hour of the day, which travels west
+        -3 * np.cos(y) * np.sin(x),
+    ]
+    for _, number in _WAVES:
         shift, tilt = rng.uniform(0, 2 * np.pi), rng.uniform(1, 4)
-        envelope = np.cos(y) * np.sin(tilt * y + shift)
+        envelope = 4 * np.cos(y) * np.sin(tilt * y + shift)
         out += [envelope * np.cos(number * x), envelope * np.sin(number * x)]
     return np.asarray(out, dtype="float32")
 
 
+def _amplitudes(steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """How strong each pattern is at each step."""
+    days = steps / 4
+    turns = 2 * np.pi * days
+    out = [
+        np.ones_like(days),
+        np.cos((turns - 2 * np.pi * 200) / 365),
+        np.cos(turns),
+        np.sin(turns),
+    ]
+    for period, _ in _WAVES:
+        out += [np.cos(turns / period), np.sin(turns / period)]
+    return np.asarray(out, dtype="float32").T
+
+
 def _temperature(
-    steps: npt.NDArray[np.int64],
-    lat: npt.NDArray[np.float32],
-    lon: npt.NDArray[np.float32],
-    waves: npt.NDArray[np.float32],
-    rng: np.random.Generator,
+    steps: npt.NDArray[np.int64], patterns: npt.NDArray[np.float32], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    days = (steps / 4).astype("float32")
-    y, x = np.radians(lat)[None, :, None], np.radians(lon)[None, None, :]
-    season = np.cos(2 * np.pi * (days - 200) / 365)[:, None, None]
-    hour = np.cos(2 * np.pi * days[:, None, None] + x)
-    phases = [f(2 * np.pi * days / period) for period in (11, 7, 4.5, 3) for f in (np.cos, np.sin)]
-    travelling = np.tensordot(np.asarray(phases, dtype="float32").T, 4 * waves, axes=1)
-    shape = (len(steps), lat.size, lon.size)
-    field = 288 - 38 * np.sin(y) ** 2 + 14 * season * np.sin(y) + 3 * hour * np.cos(y)
-    field = field + travelling + 0.2 * rng.standard_normal(shape, dtype="float32")
+    field = np.tensordot(_amplitudes(steps), patterns, axes=1)
+    field += np.float32(0.2) * rng.standard_normal(field.shape, dtype="float32")
     # Steps of 1/64 K, as packed archives have: all bits beyond would be noise.
-    return np.asarray(np.round(field * 64) / 64, dtype="float32")
+    field *= 64
+    np.round(field, out=field)
+    field /= 64
+    return np.asarray(field)
 
 
 def _write(
@@ -103,7 +121,7 @@ def _write(
     name: str,
     values: npt.NDArray[np.generic],
     dims: tuple[str, ...],
-    attributes: dict[str, str],
+    attributes: dict[str, Any],
 ) -> None:
     array = group.create_array(
         name,

@@ -85,7 +85,7 @@ def read_series(path: Path, name: str, place: dict[str, int], *, times: int = 3)
             values = pixel.to_numpy()
             spent.append(time.perf_counter() - start)
     store = _Counting(LocalStore(path, read_only=True))
-    with xr.open_dataset(store, engine="zarr", chunks={}, decode_cf=False) as ds:
+    with xr.open_zarr(store, decode_cf=False) as ds:
         pixel = ds[name].isel(place)
         pixel.to_numpy()
         chunk = ds[name].encoding["chunks"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import dask
 import xarray as xr
+from dask.base import optimize
 
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.units import format_bytes, format_count, format_seconds, parse_bytes
@@ -42,23 +43,23 @@ class _Story:
     def chapter(self, title: str) -> None:
         self._chapter += 1
         title = f"{self._chapter}. {title}"
-        self._echo(f"\n{title}\n{'─' * len(title)}")
+        self._echo(f"{title}\n{'─' * len(title)}")
         self._page.append(f"<h2>{style.esc(title)}</h2>")
 
     def say(self, *sentences: str) -> None:
         paragraph = " ".join(sentences)
-        self._echo(textwrap.fill(paragraph, text.WIDTH))
+        self._echo(textwrap.fill(paragraph, text.WIDTH, break_long_words=False) + "\n")
         self._page.append(f"<p>{style.esc(paragraph)}</p>")
 
     def show(self, view: str, report: Any) -> None:
-        self._echo("\n" + textwrap.indent(getattr(text, view)(report), ""))
+        self._echo(getattr(text, view)(report) + "\n")
         self._page.append(getattr(html, view)(report, style=False))
 
     def draw(self, *figures: str) -> None:
         self._page.append(f'<div class="xc-flex">{"".join(figures)}</div>')
 
     def figures(self, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-        self._echo("\n" + "\n".join(text.table(rows, head, indent=2)))
+        self._echo("\n".join(text.table(rows, head, indent=2)) + "\n")
         self._page.append(style.table(head, [(list(row), "") for row in rows]))
 
     def page(self) -> str:
@@ -70,8 +71,8 @@ def tell(
     keep: str | os.PathLike[str] | None = None,
     report: str | os.PathLike[str] | None = None,
     echo: Callable[[str], object] | None = None,
-    shape: tuple[int, int, int] = (1460, 145, 288),
-    max_mem: int | str = "100MB",
+    shape: tuple[int, int, int] = (1460, 121, 240),
+    max_mem: int | str = "80MB",
     progress: bool = True,
 ) -> None:
     """Make data, ask how to use them, rechunk them, and show by measurement what it brought.
@@ -151,13 +152,13 @@ def _make(story: _Story, path: Path, shape: tuple[int, int, int]) -> xr.Dataset:
 def _open(story: _Story, ds: xr.Dataset) -> None:
     story.chapter("How is it stored?")
     pixel = ds[_NAME].isel(latitude=0, longitude=0)
-    (optimized,) = dask.optimize(pixel.data)
+    (optimized,) = optimize(pixel.data)
     story.show("layout_report", ds.chunking.layout())
     story.say(
-        f"\nOpened with chunks={{}}, the dask graph of {_NAME} has",
+        f"Opened with chunks={{}}, the dask graph of {_NAME} has",
         f"{format_count(len(dict(ds[_NAME].data.dask)))} tasks. The time series of a single pixel",
-        f"still has {format_count(len(dict(optimized.dask)))} of them, and reads every chunk of",
-        "the archive.",
+        f"takes {format_count(len(dict(optimized.dask)))} tasks, and reads every chunk of the",
+        "archive: no lazy chunking changes that.",
     )
 
 
@@ -219,7 +220,7 @@ def _layout(ds: xr.Dataset) -> ArrayLayout:
 def _compare(story: _Story, maps: Path, series: Path, allowed: int) -> Comparison:
     story.chapter("Is it the same data?")
     start = time.perf_counter()
-    raw = {"chunks": None, "decode_cf": False, "cache": False}
+    raw: dict[str, Any] = {"chunks": None, "decode_cf": False, "cache": False}
     with open_source(maps, **raw) as source, open_source(series, **raw) as target:
         compared = compare(source, target, max_mem=allowed)
     story.say(
@@ -266,7 +267,6 @@ def _sum_up(
             ("memory it took", f"{format_bytes(rechunked.grown)} ({part:.0%}), {verdict}"),
         ],
     )
-    story.say("")
 
 
 @contextmanager

@@ -105,13 +105,15 @@ def dtypes(layout: ArrayLayout) -> str:
 
 def chunks(layout: ArrayLayout) -> str:
     """The stored chunks by dim, or what the store has instead of chunks."""
+    if not layout.ndim:
+        return "scalar"
     if layout.chunks is not None:
         return _tuple(_lengths(c) for c in layout.chunks)
     if layout.format == "memory":
         return "in memory"
     if layout.format == "dask":
         return "computed by dask"
-    return "contiguous" if layout.ndim else "scalar"
+    return "contiguous"
 
 
 def shards(layout: ArrayLayout) -> str:
@@ -126,7 +128,7 @@ def codecs(layout: ArrayLayout) -> str:
 
 def stored(layout: ArrayLayout) -> str:
     """The stored chunks, how many there are and how large one is in memory."""
-    if layout.chunks is None:
+    if layout.chunks is None or not layout.ndim:
         return chunks(layout)
     each = "" if layout.n_chunks == 1 else " each"
     of = f"{counted(layout.n_chunks, 'chunk')}, {format_bytes(layout.chunk_nbytes)}{each}"

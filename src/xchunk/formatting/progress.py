@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress"]
 
+#: Bytes below which a stage of one box, such as a coordinate's, is not worth a bar or a line.
+_SMALL = 10_000_000
+
 
 @dataclass
 class _Stage:
@@ -121,6 +124,8 @@ class Progress:
             self._last = now
             state.done, state.total = max(state.done, done), max(state.total, total)
             state.nbytes += nbytes
+            if state.total == 1 and state.nbytes < _SMALL:
+                return
             if self._bars is not None:
                 self._draw(self._bars, state, now)
             else:
@@ -163,7 +168,6 @@ class Progress:
         bars.update(state.task, completed=state.done, total=state.total, **shown)
 
     def _log(self, state: _Stage, now: float) -> None:
-        # A stage of a single box is small: one line says all of it.
         began = not state.said and state.total > 1
         if not (began or state.is_over or now - state.said >= self._every):
             return

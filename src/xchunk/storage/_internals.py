@@ -391,6 +391,8 @@ def _check_getter(task: Task) -> None:
 
 
 def _sliced(part: Part, index: Any) -> Part:
+    if type(index) is DataNode:
+        index = index.value
     if type(index) is not tuple or len(index) != len(part.axes):
         raise UntraceableError("an index of another kind")
     # numpy moves axes where an array meets an integer, so arrays are left to others.

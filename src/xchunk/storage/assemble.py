@@ -20,9 +20,10 @@ from xarray.conventions import encode_dataset_coordinates
 
 from xchunk.errors import EncodingError
 from xchunk.storage.codecs import target_codecs
-from xchunk.storage.refs import StoredRef
+from xchunk.storage.refs import StoredRef, Traced
 from xchunk.storage.stored import StoredInfo, open_stored
 from xchunk.storage.trace import trace
+from xchunk.storage.twins import Neighbours, find_twin
 
 __all__ = ["Assembled", "assemble"]
 
@@ -89,6 +90,10 @@ def assemble(
         If a variable cannot be encoded.
     """
     variables, attrs = encode_dataset_coordinates(ds)
+    traces = {name: trace(variable) for name, variable in ds.variables.items()}
+    neighbours = Neighbours.of(
+        (ds.variables[name], traced) for name, traced in traces.items() if traced is not None
+    )
     assembled = []
     for name, variable in variables.items():
         if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
@@ -96,19 +101,44 @@ def assemble(
                 f"the variable name {name!r} cannot be a path in a zarr store; rename it first: "
                 f"ds.rename({{{name!r}: 'a_plain_name'}})"
             )
-        original = ds.variables[name]
-        one = _raw(name, group, original, variable, zarr_format)
+        traced = traces[name] or find_twin(name, ds.variables[name], neighbours)
+        one = _raw(name, group, traced, variable, zarr_format)
         if one is None:
             one = _computed(name, group, variable, zarr_format)
         coord = name in ds.coords
         assembled.append(one if not coord else replace(one, is_coord=True))
-    return assembled, dict(attrs)
+    return _without_made_up_coordinates(ds, assembled, attrs), dict(attrs)
+
+
+def _without_made_up_coordinates(
+    ds: xr.Dataset, assembled: list[Assembled], attrs: Mapping[Any, Any]
+) -> list[Assembled]:
+    """Take back the ``coordinates`` that xarray gives to variables that are stored without.
+
+    They are needed only where no other variable names a coordinate as one.
+    """
+    kept, made_up = [], set()
+    for one in assembled:
+        original = ds.variables[one.name]
+        said = "coordinates" in original.attrs or "coordinates" in original.encoding
+        if one.ref is not None and not said and "coordinates" in one.attrs:
+            made_up.add(one.name)
+        else:
+            kept.append(str(one.attrs.get("coordinates", "")))
+    named = set(" ".join([*kept, str(attrs.get("coordinates", ""))]).split())
+    if not {str(c) for c in set(ds.coords) - set(ds.dims)} <= named:
+        return assembled
+    return [
+        replace(one, attrs={k: v for k, v in one.attrs.items() if k != "coordinates"})
+        if one.name in made_up
+        else one
+        for one in assembled
+    ]
 
 
 def _raw(
-    name: str, group: str, original: xr.Variable, variable: xr.Variable, zarr_format: int
+    name: str, group: str, traced: Traced | None, variable: xr.Variable, zarr_format: int
 ) -> Assembled | None:
-    traced = trace(original)
     if traced is None or not traced.is_box:
         return None
     info = open_stored(traced.ref).info

@@ -1,0 +1,147 @@
+"""Stored twins of variables that xarray has loaded.
+
+An index coordinate is in memory from the moment a dataset is opened, so that it cannot be
+traced. Encoding it again may change what is stored: times become other numbers, a fill value
+appears. But where the store beside it holds an array of its name whose values, decoded, are
+the very values of the coordinate, the stored bytes are as good a source, and they are exact.
+The evidence is the comparison itself, so that only small arrays are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from xchunk.errors import SourceError
+from xchunk.storage.refs import AxisPart, FileRef, StoredRef, Traced, ZarrRef
+from xchunk.storage.stored import StoredArray, open_stored
+
+__all__ = ["Neighbours", "find_twin"]
+
+#: Elements up to which a loaded variable is compared with its stored twin.
+_MOST = 10_000_000
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What the traced variables of a Dataset tell about those that are loaded."""
+
+    homes: tuple[StoredRef, ...]
+    """References to one array of each file or group that variables come from."""
+    parts: Mapping[str, tuple[int, int]]
+    """For each dim the first stored element and the number of elements that are shown."""
+
+    @classmethod
+    def of(cls, traced: Iterable[tuple[xr.Variable, Traced]]) -> Neighbours:
+        """Gather the homes and the dims' parts of traced variables."""
+        homes: dict[Any, StoredRef] = {}
+        parts: dict[str, tuple[int, int]] = {}
+        disagreed: set[str] = set()
+        for variable, trace in traced:
+            homes.setdefault(_home_key(trace.ref), trace.ref)
+            for dim, part in zip(variable.dims, trace.axes, strict=True):
+                name, seen = str(dim), (part.start, part.count)
+                if part.step != 1 or parts.setdefault(name, seen) != seen:
+                    disagreed.add(name)
+        return cls(tuple(homes.values()), {d: p for d, p in parts.items() if d not in disagreed})
+
+
+def _home_key(ref: StoredRef) -> tuple[Any, ...]:
+    if isinstance(ref, FileRef):
+        return ref.filename, ref.engine, ref.group
+    return id(ref.store), ref.path.rpartition("/")[0]
+
+
+def find_twin(name: str, variable: xr.Variable, neighbours: Neighbours) -> Traced | None:
+    """Find the stored array whose decoded values are those of a loaded variable.
+
+    Parameters
+    ----------
+    name : str
+        The variable's name, which is that of the stored array.
+    variable : xarray.Variable
+        The loaded variable.
+    neighbours : Neighbours
+        Where to look.
+
+    Returns
+    -------
+    Traced or None
+        The box of the stored array; None where there is no twin for certain.
+    """
+    if variable.size > _MOST or variable.chunks is not None or not neighbours.homes:
+        return None
+    for home in neighbours.homes:
+        try:
+            ref = _sibling(home, name)
+            stored = open_stored(ref)
+            traced = _box(variable, stored, ref, neighbours)
+            if traced is not None and _decodes_to(variable, stored, traced):
+                return traced
+        except (SourceError, ValueError, TypeError, OverflowError, IndexError):
+            # no such array, or one that cannot be decoded: then it is no twin
+            continue
+    return None
+
+
+def _sibling(home: StoredRef, name: str) -> StoredRef:
+    if isinstance(home, FileRef):
+        return replace(home, variable=name)
+    folder = home.path.rpartition("/")[0]
+    return ZarrRef(home.store, f"{folder}/{name}" if folder else name, home.zarr_format)
+
+
+def _box(
+    variable: xr.Variable, stored: StoredArray, ref: StoredRef, neighbours: Neighbours
+) -> Traced | None:
+    shape = stored.info.shape
+    if len(shape) != variable.ndim:
+        return None
+    axes = []
+    for i, (dim, n) in enumerate(zip(variable.dims, variable.shape, strict=True)):
+        start, count = neighbours.parts.get(str(dim), (0, shape[i]))
+        if count != n or start + count > shape[i]:
+            return None
+        axes.append(AxisPart(i, start, 1, count))
+    return Traced(ref, shape, tuple(axes), stored_dtype=stored.info.dtype)
+
+
+def _decodes_to(variable: xr.Variable, stored: StoredArray, traced: Traced) -> bool:
+    region = tuple(slice(p.start, p.start + p.count) for p in traced.axes)
+    raw = xr.Variable(variable.dims, stored.read(region), dict(stored.info.attrs))
+    decoded = xr.conventions.decode_cf_variable(
+        _own_name(traced.ref),
+        raw,
+        mask_and_scale=not any(
+            k in variable.attrs for k in ("scale_factor", "add_offset", "_FillValue")
+        ),
+        decode_times=_time_coder(variable),
+        decode_timedelta=variable.dtype.kind == "m",
+    )
+    a, b = variable.to_numpy(), decoded.to_numpy()
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.dtype.hasobject:
+        return bool(np.all(a == b)) and all(
+            type(x) is type(y) for x, y in zip(a.flat, b.flat, strict=True)
+        )
+    return np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+
+
+def _time_coder(variable: xr.Variable) -> Any:
+    if "units" in variable.attrs or variable.dtype.kind not in "MO":
+        return False
+    unit = np.datetime_data(variable.dtype)[0] if variable.dtype.kind == "M" else "ns"
+    return xr.coders.CFDatetimeCoder(
+        use_cftime=variable.dtype.kind == "O",
+        time_unit=unit if unit in ("s", "ms", "us", "ns") else "ns",  # type: ignore[arg-type]
+    )
+
+
+def _own_name(ref: StoredRef) -> str:
+    """Return the stored array's own name."""
+    return ref.variable if isinstance(ref, FileRef) else ref.path.rpartition("/")[2]
