@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 
 from xchunk.core.grid import Axis, ceildiv
 
-__all__ = ["Columns", "Dim", "Table", "chain_table", "direct_table", "is_exhaustive", "lengths", "pairs_of"]
+__all__ = [
+    "Columns",
+    "Dim",
+    "Table",
+    "chain_table",
+    "direct_table",
+    "is_exhaustive",
+    "lengths",
+    "pairs_of",
+]
 
 #: Dims of at most so many elements are searched in full: every box, every piece.
 FULL = 16
