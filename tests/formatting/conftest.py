@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,3 +146,23 @@ def budget(request: pytest.FixtureRequest) -> MemoryBudget:
     if request.param == "limit":
         return MemoryBudget.of_memory(2 * 1024**3, reserved=180_000_000, threads=2, origin="cgroup")
     return MemoryBudget.of_growth(400_000_000, threads=2)
+
+
+@pytest.fixture
+def make_layout() -> Callable[..., ArrayLayout]:
+    return layout
+
+
+@pytest.fixture
+def make_report() -> Callable[..., Report]:
+    return lambda *given, source="reanalysis.zarr": Report(given or layouts(), source)
+
+
+@pytest.fixture
+def make_suggestion() -> Callable[[MemoryBudget], Suggestion]:
+    return suggestion
+
+
+@pytest.fixture
+def make_plan() -> Callable[[MemoryBudget], RechunkPlan]:
+    return plan

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+
+import pytest
+
+from xchunk.core.memory import MemoryBudget
+from xchunk.formatting import drawing, html, style
+
+EVIL = "<script>alert('x')</script>\"&"
+VOID = {"meta", "br", "line", "polygon"}
+
+
+class Outline(HTMLParser):
+    """Reads the tags and the text of a page, and fails where tags do not match."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
+        self.links: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.links += [v or "" for k, v in attrs if k in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+@pytest.fixture
+def pages(budget: MemoryBudget, make_report, make_suggestion, make_plan) -> dict[str, str]:
+    return {
+        "accessor": html.accessor(make_report()),
+        "layout": html.layout_report(make_report()),
+        "budget": html.memory_budget(budget),
+        "suggestion": html.suggestion(make_suggestion(budget)),
+        "plan": html.rechunk_plan(make_plan(budget)),
+    }
+
+
+def test_every_report_is_whole_and_needs_nothing_external(pages: dict[str, str]) -> None:
+    for name, page in pages.items():
+        outline = Outline(page)
+        assert outline.links == [], name
+        assert "url(" not in page, name
+        assert "script" not in outline.tags, name
+        assert page.count("<style>") == 1, name
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("layout", "int16 → float32"),
+        ("layout", "1,460"),
+        ("layout", "dask blocks cut stored chunks"),
+        ("accessor", ".suggest(access=…)"),
+        ("budget", "a worker may grow by"),
+        ("suggestion", "rechunk to zarr first"),
+        ("suggestion", "259,920 ×"),
+        ("plan", "scratch → target"),
+        ("plan", "zarr v3 has none"),
+    ],
+)
+def test_reports_say_what_matters(pages: dict[str, str], name: str, said: str) -> None:
+    assert said in Outline(pages[name]).text
+
+
+def test_names_are_text_whatever_they_hold(make_layout, make_report) -> None:
+    odd = make_layout(EVIL, dims=(EVIL, "y", "x"), codecs=(EVIL,))
+    page = html.layout_report(make_report(odd, source=EVIL))
+    outline = Outline(page)
+    assert "script" not in outline.tags
+    assert outline.text.count(EVIL) >= 4
+
+
+def test_a_column_that_says_nothing_is_left_out(make_layout, make_report) -> None:
+    page = Outline(html.layout_report(make_report(make_layout()))).text
+    assert "shards" not in page
+    assert "codecs" in page
+
+
+def test_a_page_is_a_document_of_its_own() -> None:
+    page = style.page(EVIL, "<p>said</p>")
+    outline = Outline(page)
+    assert page.startswith("<!doctype html>")
+    assert {"html", "head", "title", "body", "main"} <= outline.tags
+    assert "script" not in outline.tags
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "polygons"),
+    [
+        ((1460, 361, 720), (1, 361, 720), 6),
+        ((1460, 361, 720), (1460, 19, 20), 6),
+        ((1000, 10), (100, 10), 6),
+        ((1460,), (100,), 6),
+        ((2, 3, 4, 5), (1, 1, 4, 5), 6),
+        ((10**9, 1, 7), (10**6, 1, 7), 6),
+    ],
+)
+def test_layouts_are_drawn_at_no_great_length(
+    make_layout, shape: tuple[int, ...], chunks: tuple[int, ...], polygons: int
+) -> None:
+    dims = tuple("tzyx"[-len(shape) :])
+    drawn = drawing.array_layout(
+        make_layout(dims=dims, shape=shape, chunks=chunks, dask_chunks=None)
+    )
+    Outline(drawn)
+    assert drawn.count("<polygon") == polygons
+    assert len(drawn) < 60_000
+
+
+def test_a_drawing_shows_what_a_request_touches(make_layout) -> None:
+    layout = make_layout(chunks=(1460, 19, 20))
+    lit = drawing.array_layout(layout, [(0, 1460), (100, 101), (200, 201)])
+    assert "chunks that one request touches" in lit
+    assert "dask block" not in lit
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3)], ids=["scalar", "empty"])
+def test_there_is_nothing_to_draw(make_layout, shape: tuple[int, ...]) -> None:
+    dims = ("y", "x")[: len(shape)]
+    layout = make_layout(dims=dims, shape=shape, chunks=None, dask_chunks=None)
+    assert drawing.array_layout(layout) == ""
