@@ -8,6 +8,9 @@ from xchunk.core.grid import ceildiv
 
 __all__ = ["Rates", "Work", "waves"]
 
+#: How often more the stored bytes of a shard are moved in memory, each way, than plain pieces.
+SHARD_MOVES = 4
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -55,6 +58,19 @@ class Rates:
             scratch_write=1 / (1 / self.pack + ratio / self.scratch_write),
             scratch_read=1 / (1 / self.unpack + ratio / self.scratch_read),
             scratch_ratio=ratio,
+        )
+
+    def with_sharded_scratch(self) -> Rates:
+        """Return the rates of a scratch array in shards, whose stored bytes are copied more often.
+
+        Measured on a local disk: 1.8 against 1.45 times the codec's own time without a
+        codec, and hardly anything with lz4, since only stored bytes are copied.
+        """
+        extra = SHARD_MOVES * self.scratch_ratio / self.copy
+        return replace(
+            self,
+            scratch_write=1 / (1 / self.scratch_write + extra),
+            scratch_read=1 / (1 / self.scratch_read + extra),
         )
 
     def to_dict(self) -> dict[str, float]:
@@ -125,6 +141,13 @@ class Work:
             + self.stored_bytes(rates) / rates.bandwidth
         )
 
+    def shared_seconds(self, rates: Rates, workers: int = 1) -> float:
+        """Seconds that each worker takes for what its threads cannot do at the same time."""
+        shared = self.stored_bytes(rates) / rates.bandwidth
+        if rates.serial_read:
+            shared = max(shared, self.decoded_bytes / rates.decode)
+        return shared / max(1, workers)
+
     def seconds(self, rates: Rates, slots: int, *, workers: int = 1, concurrency: int = 1) -> float:
         """Seconds on the clock with ``slots`` tasks at once, the idle last wave counted.
 
@@ -134,10 +157,7 @@ class Work:
         if self.tasks == 0:
             return 0.0
         each = self.busy_seconds(rates, concurrency) / self.tasks
-        shared = self.stored_bytes(rates) / rates.bandwidth
-        if rates.serial_read:
-            shared = max(shared, self.decoded_bytes / rates.decode)
-        clock = max(waves(self.tasks, slots) * each, shared / max(1, workers))
+        clock = max(waves(self.tasks, slots) * each, self.shared_seconds(rates, workers))
         return clock + self.tasks * rates.task
 
     def to_dict(self) -> dict[str, int]:

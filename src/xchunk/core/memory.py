@@ -72,8 +72,9 @@ class MemoryBudget:
         if growth <= 0:
             raise MemoryBudgetError(
                 f"memory={format_bytes(memory)} leaves nothing for data: {fraction:.0%} of it is "
-                f"{format_bytes(fraction * memory)}, and the process holds {format_bytes(reserved)} "
-                f"before any data. Give a worker more than {format_bytes(reserved / fraction)}, "
+                f"{format_bytes(fraction * memory)}, and the process holds "
+                f"{format_bytes(reserved)} before any data. Give a worker more than "
+                f"{format_bytes(reserved / fraction)}, "
                 "or say with max_mem by how much it may grow.",
                 needed=reserved + 1,
                 allowed=int(fraction * memory),

@@ -14,7 +14,7 @@ from dataclasses import replace
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Grid
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.planner import Option, Planner
+from xchunk.core.planner import Option, Planner, least_with_scratch
 from xchunk.core.stages import ArrayPlan, CopyJob, Limits, RechunkPlan, Scratch, Stage
 from xchunk.core.units import format_bytes, format_count, format_seconds
 from xchunk.errors import InvalidChunksError, MemoryBudgetError
@@ -162,7 +162,7 @@ def _runner_up(planner: Planner, options: list[Option]) -> str:
         return "direct: its boxes of whole write units do not fit the memory and the limits"
     if not planner.limits.scratch:
         return "staged: no scratch array is allowed"
-    least = best.facts.least_seconds + best.facts.scratch_seconds
+    least = least_with_scratch(best.facts, 1)
     if least >= best.seconds:
         return (
             f"staged: at least {format_seconds(least)} against {format_seconds(best.seconds)}, "

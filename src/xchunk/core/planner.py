@@ -22,18 +22,18 @@ from xchunk.core.predict import ChainModel, Facts, Geometry, stage_seconds
 from xchunk.core.search import cheapest
 from xchunk.core.stages import ArrayPlan, CopyJob, Limits, Stage
 
-__all__ = ["Family", "Option", "Order", "Planner"]
+__all__ = ["Family", "Option", "Order", "Planner", "least_with_scratch"]
 
 Family: TypeAlias = Literal["direct", "staged", "multi-stage"]
 
 #: A plan that costs less than this many times its floor is not worth one more stage.
-GOOD = 1.5
+GOOD = 1.15
 
 #: The most stages that are tried.
 MOST_STAGES = 4
 
 #: The part of the time spent waiting for scratch pieces from which fewer objects may pay.
-WAITING = 0.1
+WAITING = 0.03
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ class Option:
     @property
     def family(self) -> Family:
         """Direct, staged or multi-stage."""
-        return ("direct", "staged", "multi-stage")[min(len(self.stages), 3) - 1]  # type: ignore[return-value]
+        if len(self.stages) > 2:
+            return "multi-stage"
+        return "staged" if len(self.stages) > 1 else "direct"
 
     @property
     def rank(self) -> tuple[float, int, int]:
@@ -126,6 +128,11 @@ class Option:
         facts = self.facts
         waiting = 2 * pieces * facts.job_rates.latency / facts.concurrency / facts.slots
         return waiting > WAITING * self.seconds
+
+
+def least_with_scratch(facts: Facts, arrays: int) -> float:
+    """Seconds that no plan with so many scratch arrays falls below, compressed or not."""
+    return min(facts.floor(arrays), replace(facts, packed=True).floor(arrays))
 
 
 class Planner:
@@ -176,8 +183,7 @@ class Planner:
             return min((o.seconds for o in best.values()), default=math.inf)
 
         others = leader()
-        floor = facts.least_seconds
-        if floor >= others:
+        if facts.floor(0) >= others:
             return
         if self.can_be_direct:
             option = self.search(facts, 1, others)
@@ -186,7 +192,7 @@ class Planner:
         if not self.limits.scratch:
             return
         for stages in range(2, MOST_STAGES + 1):
-            floor += facts.scratch_seconds
+            floor = least_with_scratch(facts, stages - 1)
             if floor >= leader() or (stages > 2 and leader() < GOOD * floor):
                 return
             # the first round looks for a runner-up too, which need not lead
@@ -198,7 +204,7 @@ class Planner:
         """The best over plain pieces and shards, uncompressed and packed."""
         best = None
         packed = replace(facts, packed=True)
-        ways = sorted((facts, packed), key=lambda f: f.scratch_seconds)
+        ways = sorted((facts, packed), key=lambda f: f.floor(stages - 1))
         for sharded in (False, True):
             for way in ways:
                 option = self.search(replace(way, sharded=sharded), stages, below)

@@ -65,6 +65,7 @@ class Facts:
     def job_rates(self) -> Rates:
         """The rates with what this source and this scratch make of them."""
         rates = self.rates.with_packed_scratch() if self.packed else self.rates
+        rates = rates.with_sharded_scratch() if self.sharded else rates
         if self.job.blocks:
             return replace(rates, decode=rates.copy, serial_read=False)
         return rates if self.job.source_compressed else replace(rates, decode=rates.copy)
@@ -111,20 +112,24 @@ class Facts:
         nbytes = encodes * self.job.target.box_elements * self.job.itemsize
         return Work(encodes=encodes, encoded_bytes=nbytes, requests=units, objects=units)
 
-    @cached_property
-    def least_seconds(self) -> float:
-        """Seconds that no plan falls below: every chunk decoded once, every unit encoded once."""
-        decodes = self.job.source.count if self.job.source_chunked else 0
-        nbytes = decodes * self.source_unit if decodes and not self.job.blocks else self.job.nbytes
-        work = self.target_work + Work(decodes=decodes, decoded_bytes=nbytes)
-        return work.busy_seconds(self.job_rates, self.concurrency) / self.slots
+    def floor(self, scratch: int) -> float:
+        """Seconds that no plan with so many scratch arrays falls below.
 
-    @cached_property
-    def scratch_seconds(self) -> float:
-        """Seconds that one scratch array adds at the least."""
-        nbytes = self.job.nbytes
-        work = Work(scratch_read_bytes=nbytes, scratch_write_bytes=nbytes)
-        return work.busy_seconds(self.job_rates, self.concurrency) / self.slots
+        Every chunk is decoded once, every unit encoded once, and every byte goes once
+        through each scratch array, with all slots busy all the time.
+        """
+        decodes = self.job.source.count if self.job.source_chunked or self.job.blocks else 0
+        whole = self.job.source_chunked and not self.job.blocks
+        reading = Work(
+            decoded_bytes=decodes * self.source_unit if whole else self.job.nbytes,
+            requests=decodes if whole else 0,
+        )
+        moved = scratch * self.job.nbytes
+        work = (
+            self.target_work + reading + Work(scratch_read_bytes=moved, scratch_write_bytes=moved)
+        )
+        busy = work.busy_seconds(self.job_rates, self.concurrency) / self.slots
+        return max(busy, work.shared_seconds(self.job_rates, self.workers))
 
 
 @dataclass(frozen=True)

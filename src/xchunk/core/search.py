@@ -176,7 +176,7 @@ def _undominated(rows: Table, model: Model, *, counted: bool = True) -> NDArray[
 def _spread(rows: Table, order: NDArray[np.intp], model: Model, keep: int) -> NDArray[np.intp]:
     """Keep the first in order of those with nearly equal boxes, as finely as there is room."""
     logs = np.log2(rows[order][:, list(model.volumes)])
-    step = 1 / 64
+    step = 1 / 32
     while True:
         cells = np.floor(logs / step).astype(np.int64)
         cells -= cells.min(axis=0)
@@ -186,4 +186,4 @@ def _spread(rows: Table, order: NDArray[np.intp], model: Model, keep: int) -> ND
             # the cheapest ones stay as well, however close together they are
             some = np.union1d(first, np.arange(min(keep - len(first), len(order))))
             return order[some]
-        step *= 1.5
+        step *= 2

@@ -42,7 +42,7 @@ class CopyJob:
     units: Grid
     """The write units of the target: its shards, or its chunks where there are none."""
     source_chunked: bool = True
-    """Whether source chunks are decoded as a whole; a contiguous source reads just what is asked."""
+    """Whether source chunks are decoded as a whole; if not, reading costs just what is asked."""
     source_compressed: bool = True
     """Whether source chunks have to be decoded; if not, they are only read."""
     blocks: bool = False
