@@ -77,6 +77,17 @@ class AccessPattern:
             for d, n in zip(layout.dims, layout.shape, strict=True)
         )
 
+    def describe(self) -> str:
+        """Say the use in a few words: ``timeseries, reduces time, 3 passes``."""
+        words = [self.name]
+        if self.reduces:
+            words.append(f"reduces {', '.join(self.reduces)}")
+        words += [f"window of {n + 1} along {d}" for d, n in self.halo.items()]
+        words += [f"{len(e) + 1} groups along {d}" for d, e in self.groups.items()]
+        if self.passes != 1:
+            words.append(f"{self.passes:g} passes")
+        return ", ".join(words)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the pattern as JSON types."""
         return {
@@ -208,14 +219,14 @@ def _preset(name: str, layouts: list[ArrayLayout], sizes: Mapping[str, int]) -> 
 
 def _by_dims(access: Mapping[Any, Any], sizes: Mapping[str, int]) -> AccessPattern:
     whole, extents = [], {}
-    for dim, n in access.items():
+    for dim, value in access.items():
         _check_dim(dim, sizes, "access")
-        if isinstance(n, bool) or not hasattr(n, "__index__"):
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise InvalidChunksError(
-                f"access: {dim!r}: {n!r} is not a number of elements. "
+                f"access: {dim!r}: {value!r} is not a number of elements. "
                 "Give the extent of one request, or -1 where it needs the whole dim."
             )
-        n = n.__index__()
+        n = value.__index__()
         if n < 1 and n != -1:
             raise InvalidChunksError(
                 f"access: {dim!r}: {n} is not an extent. "

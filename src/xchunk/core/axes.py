@@ -35,22 +35,40 @@ _STANDARD_NAMES: Mapping[str, Role] = {
     "time": "T",
     **dict.fromkeys(
         (
-            "latitude longitude grid_latitude grid_longitude projection_x_coordinate "
-            "projection_y_coordinate projection_x_angular_coordinate "
-            "projection_y_angular_coordinate"
-        ).split(),
+            "latitude",
+            "longitude",
+            "grid_latitude",
+            "grid_longitude",
+            "projection_x_coordinate",
+            "projection_y_coordinate",
+            "projection_x_angular_coordinate",
+            "projection_y_angular_coordinate",
+        ),
         "H",
     ),
     **dict.fromkeys(
         (
-            "air_pressure altitude depth height height_above_mean_sea_level geopotential_height "
-            "height_above_geopotential_datum height_above_reference_ellipsoid "
-            "model_level_number atmosphere_ln_pressure_coordinate atmosphere_sigma_coordinate "
-            "atmosphere_hybrid_sigma_pressure_coordinate atmosphere_hybrid_height_coordinate "
-            "atmosphere_sleve_coordinate ocean_sigma_coordinate ocean_s_coordinate "
-            "ocean_s_coordinate_g1 ocean_s_coordinate_g2 ocean_sigma_z_coordinate "
-            "ocean_double_sigma_coordinate"
-        ).split(),
+            "air_pressure",
+            "altitude",
+            "depth",
+            "height",
+            "height_above_mean_sea_level",
+            "geopotential_height",
+            "height_above_geopotential_datum",
+            "height_above_reference_ellipsoid",
+            "model_level_number",
+            "atmosphere_ln_pressure_coordinate",
+            "atmosphere_sigma_coordinate",
+            "atmosphere_hybrid_sigma_pressure_coordinate",
+            "atmosphere_hybrid_height_coordinate",
+            "atmosphere_sleve_coordinate",
+            "ocean_sigma_coordinate",
+            "ocean_s_coordinate",
+            "ocean_s_coordinate_g1",
+            "ocean_s_coordinate_g2",
+            "ocean_sigma_z_coordinate",
+            "ocean_double_sigma_coordinate",
+        ),
         "Z",
     ),
 }
@@ -59,7 +77,20 @@ _STANDARD_NAMES: Mapping[str, Role] = {
 _DEGREES = re.compile(r"degrees?_?(?:north|east|n|e)", re.IGNORECASE)
 _SINCE = re.compile(r"\s*\w+\s+since\s+\S", re.IGNORECASE)
 _PRESSURE = frozenset(
-    "pa hpa kpa mb mbar bar millibar millibars decibar dbar pascal hectopascal".split()
+    (
+        "pa",
+        "hpa",
+        "kpa",
+        "mb",
+        "mbar",
+        "bar",
+        "millibar",
+        "millibars",
+        "decibar",
+        "dbar",
+        "pascal",
+        "hectopascal",
+    )
 )
 
 _NAMES: Mapping[Role, re.Pattern[str]] = {

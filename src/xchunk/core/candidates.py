@@ -265,7 +265,7 @@ def _halo_cost(axis: Axis, blocks: Sequence[int], halo: int) -> Iterable[int]:
 
 
 def _at_groups(axis: Axis, groups: Sequence[int]) -> Axis | None:
-    """The partition at those edges of groups that stored chunks have too; None if there are none."""
+    """Cut at those edges of groups that stored chunks have too; None if there are none."""
     edges = [e for e in groups if axis.has_edge(e)]
     if not edges:
         return None

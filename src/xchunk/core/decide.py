@@ -15,7 +15,14 @@ from xchunk.core.access import AccessPattern
 from xchunk.core.cost import Rates, Work
 from xchunk.core.grid import Grid, lcm_within
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.memory import CopyBuffers, MemoryBudget
+from xchunk.core.memory import (
+    DECODE_COPIES,
+    PLAIN_READ_COPIES,
+    SHARD_COPIES,
+    TASK_OVERHEAD,
+    CopyBuffers,
+    MemoryBudget,
+)
 from xchunk.core.passes import LazyPass, PassModel, best_pass, item_nbytes, least_memory
 from xchunk.core.target import Target, target_of
 from xchunk.core.units import format_bytes
@@ -25,6 +32,9 @@ __all__ = ["Decision", "decide"]
 
 #: Decoded bytes up to which dask costs more than it gives: the variable is loaded.
 SMALL = 64_000_000
+
+#: Bytes below which a rechunk's boxes are not cut to keep more threads busy.
+SMALL_BOX = 8_000_000
 
 #: Rechunking has to save a fifth of a pass at least; less is within the error of prediction.
 WORTHWHILE = 0.8
@@ -55,9 +65,12 @@ class Decision:
     """What decided, in a word or two."""
 
     @property
-    def chosen(self) -> LazyPass | None:
+    def chosen(self) -> LazyPass:
         """The pass that follows the advice."""
-        return self.after if self.action == "stage" else self.lazy
+        found = self.after if self.action == "stage" else self.lazy
+        if found is None:
+            raise RuntimeError(f"a decision to {self.action} without a pass")
+        return found
 
 
 def decide(
@@ -77,75 +90,70 @@ def decide(
     main = max(own, key=lambda p: p.weight)
     small = _load(layout, main, budget, rates)
     if small is not None:
-        return Decision(
-            "load", small, None, _target(layout, own, None), 0.0, math.inf, budget.threads, "size"
-        )
-    threads = max(1, budget.threads)
-    while threads >= 1:
-        found = _with(layout, own, main, budget.with_threads(threads), rates)
-        if found is not None:
-            if threads < budget.threads:
-                return replace(found, binding="threads")
-            return found
-        threads //= 2
-    raise _too_small(layout, own, main, budget, rates)
+        target = _target(layout, own, None)
+        return Decision("load", small, None, target, 0.0, math.inf, budget.threads, "size")
+    limit = _writable(layout, budget)
+    target = _target(layout, own, limit)
+    stored = replace(
+        layout,
+        chunks=target.chunks,
+        shards=target.shards,
+        dask_chunks=None,
+        format="zarr3",
+    )
+    lazy = _with_fewer(layout, main, budget, rates)
+    is_stored = layout.format.startswith("zarr") and (target.chunks, target.shards) == (
+        layout.chunks,
+        layout.shards,
+    )
+    after = None if limit is None or is_stored else _with_fewer(stored, main, budget, rates)
+    seconds = math.inf if limit is None else _rechunk_seconds(layout, target, budget, rates)
+    if lazy is None:
+        if after is None:
+            raise _too_small(layout, main, budget, rates)
+        return Decision("stage", None, after, target, seconds, 0.0, after.threads, "memory")
+    stays = "memory" if lazy.splits else "storage"
+    if lazy.threads < budget.threads:
+        stays = "threads"
+    if after is None:
+        return Decision("chunk", lazy, None, target, seconds, math.inf, lazy.threads, stays)
+    now, then = lazy.seconds, after.seconds
+    for p in own:
+        if p is not main:
+            a, b = best_pass(layout, p, budget, rates), best_pass(stored, p, budget, rates)
+            if a is not None and b is not None:
+                now += (a.seconds - lazy.seconds) * p.weight
+                then += (b.seconds - after.seconds) * p.weight
+    passes = math.fsum(p.weight * p.passes for p in own)
+    even = seconds / (now - then) if now > then else math.inf
+    if passes > even and then < WORTHWHILE * now:
+        reason = "amplification" if lazy.amplification > 1 else "requests"
+        return Decision("stage", lazy, after, target, seconds, even, after.threads, reason)
+    return Decision("chunk", lazy, after, target, seconds, even, lazy.threads, stays)
 
 
 def _load(
     layout: ArrayLayout, main: AccessPattern, budget: MemoryBudget, rates: Rates
 ) -> LazyPass | None:
-    """The pass that takes a small variable in one piece; None where it is not small."""
-    if layout.nbytes > SMALL and not (layout.is_coord and layout.ndim <= 1):
+    """Find the pass that takes a small variable in one piece; None where it is not small."""
+    if layout.size * item_nbytes(layout.dtype) > SMALL and not (
+        layout.is_coord and layout.ndim <= 1
+    ):
         return None
     return best_pass(layout, replace(main, whole=layout.dims, halo={}, groups={}), budget, rates)
 
 
-def _with(
-    layout: ArrayLayout,
-    own: Sequence[AccessPattern],
-    main: AccessPattern,
-    budget: MemoryBudget,
-    rates: Rates,
-) -> Decision | None:
-    """Decide for this number of threads; None where nothing fits."""
-    lazy = best_pass(layout, main, budget, rates)
-    limit = _writable(layout, budget)
-    target = _target(layout, own, limit)
-    passes = sum(p.weight * p.passes for p in own)
-    after = None
-    if limit is not None:
-        stored = replace(
-            layout,
-            chunks=target.chunks,
-            shards=target.shards,
-            dask_chunks=None,
-            format="zarr3",
-            codecs=layout.codecs or ("zstd",),
-        )
-        after = best_pass(stored, main, budget, rates)
-    seconds = _rechunk_seconds(layout, target, budget, rates)
-    if after is None:
-        if lazy is None:
-            return None
-        binding = "memory" if lazy.splits else "storage"
-        return Decision(
-            "chunk", lazy, None, target, seconds, math.inf, budget.threads, binding
-        )
-    if lazy is None:
-        return Decision("stage", None, after, target, seconds, 0.0, budget.threads, "memory")
-    now, then = lazy.seconds, after.seconds
-    others = [p for p in own if p is not main]
-    for p in others:
-        a, b = best_pass(layout, p, budget, rates), best_pass(stored, p, budget, rates)
-        if a is not None and b is not None:
-            now += (a.seconds - now) * p.weight
-            then += (b.seconds - then) * p.weight
-    even = seconds / (now - then) if now > then else math.inf
-    stage = passes > even and then < WORTHWHILE * now
-    binding = "amplification" if stage else "memory" if lazy.splits else "storage"
-    return Decision(
-        "stage" if stage else "chunk", lazy, after, target, seconds, even, budget.threads, binding
-    )
+def _with_fewer(
+    layout: ArrayLayout, pattern: AccessPattern, budget: MemoryBudget, rates: Rates
+) -> LazyPass | None:
+    """Find the best pass with all threads, or with as many as it takes for one to fit."""
+    threads = max(1, budget.threads)
+    while threads >= 1:
+        found = best_pass(layout, pattern, budget.with_threads(threads), rates)
+        if found is not None:
+            return found
+        threads //= 2
+    return None
 
 
 def _target(layout: ArrayLayout, own: Sequence[AccessPattern], limit: int | None) -> Target:
@@ -175,62 +183,72 @@ def _read_unit(layout: ArrayLayout) -> int:
 
 
 def _writable(layout: ArrayLayout, budget: MemoryBudget) -> int | None:
-    """Bytes, as stored, of the largest unit that one task can write; None: no task can read."""
+    """Bytes, as stored, of the largest unit that one task can write; None: no task can read.
+
+    A rechunk takes as few tasks at once as it needs for its chunks to fit.
+    """
+    for threads in range(max(1, budget.threads), 0, -1):
+        room = budget.max_mem // threads - _copying(layout)
+        if room > 0:
+            # a box of one unit, its copy, its encoded chunks and the object that they make
+            return max(item_nbytes(layout.stored_dtype), int(room / (1 + SHARD_COPIES)))
+    return None
+
+
+def _copying(layout: ArrayLayout) -> int:
+    """Bytes that a task of a rechunk takes besides its box."""
     read = _read_unit(layout)
     item = item_nbytes(layout.stored_dtype)
-    least = CopyBuffers(item, read, item).projected_mem
-    if least > budget.per_task:
-        return None
-    # box and unit are of one size, and either the chunks read or the units written are in flight
-    copies = CopyBuffers(0, 0, 1).write_copies
-    return max(
-        item,
-        min(
-            budget.per_task - math.ceil(CopyBuffers(0, 0, 0).read_copies * read),
-            int(budget.per_task / (1 + copies)),
-        ),
-    )
+    copies = DECODE_COPIES if layout.codecs else PLAIN_READ_COPIES
+    return CopyBuffers(item, read, item, read_copies=copies, overhead=TASK_OVERHEAD).projected_mem
 
 
 def _rechunk_seconds(
     layout: ArrayLayout, target: Target, budget: MemoryBudget, rates: Rates
 ) -> float:
-    """Estimate the time of a rechunk: straight where both layouts fit a box, else by scratch."""
+    """Estimate the time of a rechunk, with the number of tasks at once that is quickest.
+
+    It goes straight where a box of whole units of both layouts fits, else through scratch.
+    Where not even a stored chunk fits a task's box, chunks are decoded for several boxes.
+    """
+    source = PassModel(layout, AccessPattern("scan"), budget, rates)
     item = item_nbytes(layout.stored_dtype)
     raw = layout.size * item
-    source = PassModel(layout, AccessPattern("scan"), budget, rates)
     units = target.shards or target.chunks
-    box = math.prod(
-        lcm_within(a.chunk, u, n)
-        for a, u, n in zip(source.axes, units, layout.shape, strict=True)
+    straight = item * math.prod(
+        lcm_within(a.chunk, u, n) for a, u, n in zip(source.axes, units, layout.shape, strict=True)
     )
-    unit = math.prod(units)
-    buffers = CopyBuffers(box * item, source.chunk_raw_nbytes, unit * item)
-    direct = buffers.projected_mem <= budget.per_task
-    tasks = max(1, math.ceil(3 * raw / max(1, budget.per_task)), min(budget.slots, 1000))
-    decodes = 0 if source.is_free else math.prod(a.count for a in source.axes)
-    encodes = Grid.of(layout.shape, units).count
-    work = Work(
-        tasks=tasks if direct else 2 * tasks,
-        decodes=decodes,
-        encodes=encodes,
-        decoded_bytes=raw,
-        encoded_bytes=raw,
-        scratch_read_bytes=0 if direct else raw,
-        scratch_write_bytes=0 if direct else raw,
-        # every box of the first stage writes pieces for those of the second
-        requests=decodes + encodes + (0 if direct else 2 * tasks * math.isqrt(tasks)),
+    chunks = 0 if source.is_free else math.prod(a.count for a in source.axes)
+    written = Grid.of(layout.shape, units).count
+    rates = replace(
+        rates, serial_read=source.is_serial, decode=rates.decode if source.is_coded else rates.copy
     )
-    seconds = work.seconds(rates, budget.slots)
-    if source.is_serial:
-        read = decodes * rates.latency + raw / rates.decode + raw * rates.compression / rates.bandwidth
-        seconds = max(seconds, read / max(1, budget.workers))
-    return seconds
+    best = math.inf
+    for threads in range(max(1, budget.threads), 0, -1):
+        room = budget.max_mem // threads - _copying(layout)
+        if room <= 0:
+            continue
+        again = max(1, math.ceil(source.chunk_raw_nbytes / room))
+        direct = again > 1 or straight <= room
+        slots = threads * max(1, budget.workers)
+        tasks = max(1, math.ceil(raw / room), min(slots, raw // SMALL_BOX))
+        work = Work(
+            tasks=tasks if direct else 2 * tasks,
+            decodes=again * chunks,
+            encodes=written,
+            decoded_bytes=again * raw,
+            encoded_bytes=raw,
+            scratch_read_bytes=0 if direct else raw,
+            scratch_write_bytes=0 if direct else raw,
+            # a box of the first stage leaves a piece for each box of the second that it meets
+            requests=again * chunks + written + (0 if direct else 2 * tasks * math.isqrt(tasks)),
+        )
+        best = min(best, work.seconds(rates, slots, workers=budget.workers))
+    return best
 
 
 def _too_small(
     layout: ArrayLayout,
-    own: Sequence[AccessPattern],
     main: AccessPattern,
     budget: MemoryBudget,
     rates: Rates,
@@ -242,7 +260,9 @@ def _too_small(
     single = replace(
         layout, chunks=(1,) * layout.ndim, shards=None, dask_chunks=None, format="zarr3"
     )
-    staged = max(CopyBuffers(item, read, item).projected_mem, least_memory(single, main, rates))
+    staged = max(
+        _copying(layout) + math.ceil((1 + SHARD_COPIES) * item), least_memory(single, main, rates)
+    )
     smallest = min(lazy, staged)
     whole = ", ".join(main.whole)
     return MemoryBudgetError(

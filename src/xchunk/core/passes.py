@@ -49,14 +49,11 @@ MANY_TASKS = 20_000
 #: Tasks beyond which a pass is no answer at all.
 MOST_TASKS = 1_000_000
 
-#: Seconds that one more run of a contiguous array costs: a seek in an open file, no request.
-RUN_SECONDS = 10e-6
-
 #: Bytes of a string of any length in memory: a Python object and a short text.
 STRING_NBYTES = 64
 
 #: Combinations that are looked at exactly; beyond them those alike to 5 % count as one.
-_MANY_STATES = 100_000
+_MANY_STATES = 40_000
 
 _PENALTY, _LEANING = 1.0, 0.01
 
@@ -124,9 +121,16 @@ class PassModel:
         return self.layout.chunks is None and self.layout.dask_chunks is None
 
     @property
+    def is_coded(self) -> bool:
+        """Whether chunks have to be decoded; if not, they are only read."""
+        return bool(self.layout.codecs)
+
+    @property
     def is_serial(self) -> bool:
         """Whether a lock lets one thread of a process read at a time, as HDF5's does."""
-        return self.rates.serial_read or self.layout.format in ("netcdf4", "netcdf3", "hdf5")
+        return self.layout.format in ("netcdf4", "hdf5") or (
+            self.rates.serial_read and self.layout.format not in ("memory", "dask")
+        )
 
     @property
     def chunk_raw_nbytes(self) -> int:
@@ -161,7 +165,7 @@ class PassModel:
         chunk = self.chunk_raw_nbytes
         encoded = self.compression if v.codecs else 0.0
         at_once = ZARR_CONCURRENCY if v.format.startswith("zarr") else 1
-        if v.format == "dask" and v.chunks is None:
+        if v.format == "dask":
             # the blocks that are merged are all there at once
             in_flight = np.where(splits, touched * chunk, raw)
         else:
@@ -174,7 +178,9 @@ class PassModel:
             # values are masked and scaled into a second array of the decoded dtype
             reading = raw + np.maximum(in_flight, 2 * block)
         split = in_flight + SPLIT_COPIES * block
-        return np.where(splits, np.maximum(reading, split), np.maximum(reading, BLOCK_COPIES * block))
+        return np.where(
+            splits, np.maximum(reading, split), np.maximum(reading, BLOCK_COPIES * block)
+        )
 
     def worker_mem(self, task: Any, elements: Any) -> Any:
         """Bytes by which a worker grows: its running tasks, and finished blocks that wait.
@@ -196,16 +202,17 @@ class PassModel:
         v, r = self.layout, self.rates
         raw = decoded * item_nbytes(v.stored_dtype)
         in_memory = v.format == "memory"
-        decode = raw / r.decode if v.codecs or not self.is_free else raw / r.copy
+        decode = raw / (r.decode if v.codecs else r.copy)
         fetch = 0.0 if in_memory else raw * self.compression / r.bandwidth
-        read = decode + fetch + requests * r.latency + runs * RUN_SECONDS
+        wait = 0.0 if in_memory else requests * r.latency + runs * r.run
+        read = decode + fetch + wait
         # one copy out of the chunks, and for unpacked values masking and scaling
         copies = 1 if v.dtype == v.stored_dtype else 3
         work = copies * self.nbytes / r.copy
         each = np.ceil(tasks / self.budget.slots) / tasks
-        reading = read * each
-        if self.is_serial:
-            reading = np.maximum(reading, read / max(1, self.budget.workers))
+        # What a worker has once only, more threads do not make faster: bandwidth, and a lock.
+        shared = np.maximum(fetch, decode) if self.is_serial else fetch
+        reading = np.maximum(read * each, shared / max(1, self.budget.workers))
         return reading + work * each + tasks * r.task
 
     def rank(self, seconds: Any, tasks: Any) -> Any:
@@ -297,7 +304,9 @@ def _merge(model: PassModel, columns: Sequence[DimCandidates], split: bool) -> _
     """Merge the dims from the last to the first, which is the order of contiguous runs."""
     limit = model.budget.max_mem
     one = np.ones(1)
-    states = _States(one, one, one, one, one, one, one, 0 * one, one, one, np.zeros((1, 0), np.int32))
+    states = _States(
+        one, one, one, one, one, one, one, 0 * one, one, one, np.zeros((1, 0), np.int32)
+    )
     rest = [min(c.length for c in d.items) for d in columns]
     fewest = [min(c.blocks for c in d.items) for d in columns]
     for i in reversed(range(len(columns))):
@@ -343,8 +352,8 @@ def _product(states: _States, column: DimCandidates, size: int) -> _States:
 
 def _shortest(states: _States, *, touched_matters: bool) -> _States:
     """Of states that agree in all that costs time, keep the one with the smallest blocks."""
-    memory = (states.touched, states.elements, states.splits) if touched_matters else (
-        states.elements,
+    memory = (
+        (states.touched, states.elements, states.splits) if touched_matters else (states.elements,)
     )
     agree = (
         states.whole_shards,
@@ -420,4 +429,3 @@ def _choose(model: PassModel, columns: Sequence[DimCandidates], states: _States)
 
 def _chunk(axis: Axis, candidate: Candidate) -> DimChunk:
     return near_equal(axis, candidate.base) if candidate.chunk is None else candidate.chunk
-

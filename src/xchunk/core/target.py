@@ -89,9 +89,7 @@ def request_amplification(
     return total
 
 
-def _chunks(
-    layout: ArrayLayout, patterns: Sequence[AccessPattern], most: int, aim: int
-) -> Chunks:
+def _chunks(layout: ArrayLayout, patterns: Sequence[AccessPattern], most: int, aim: int) -> Chunks:
     """Grow a chunk from what the uses share, one step at a time where it costs them least."""
     shape = tuple(max(1, n) for n in layout.shape)
     least = aim * LEAST // AIM
@@ -102,7 +100,7 @@ def _chunks(
     else:
         # several shapes: what all of them need is the most that costs none of them anything
         chunk = [min((r[i] for _, r in needs), default=1) for i in range(len(shape))]
-    _cut(chunk, shape, most, needs)
+    _cut(chunk, most)
     if len(needs) == 1 and math.prod(chunk) >= least:
         aim = math.prod(chunk)
     while True:
@@ -121,9 +119,7 @@ def _chunks(
     return tuple(_even(c, n) for c, n in zip(chunk, shape, strict=True))
 
 
-def _cut(
-    chunk: list[int], shape: Chunks, most: int, needs: Sequence[tuple[float, Chunks]]
-) -> None:
+def _cut(chunk: list[int], most: int) -> None:
     """Shorten a chunk that is too large, its longest dim first, into near-equal parts."""
     parts = [1] * len(chunk)
     full = list(chunk)
