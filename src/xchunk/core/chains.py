@@ -233,6 +233,8 @@ def _pair_up(dim: Dim, first: list[int], last: list[int]) -> list[tuple[int, int
         return [(b1, b2) for b1 in first for b2 in last]
     pairs = {(n, b2) for b2 in last} | {(b1, n) for b1 in first} | {(b2, b2) for b2 in last}
     some_first, some_last = _sample(first, MOST_PARTIAL), _sample(last, MOST_PARTIAL)
+    # parts of a write unit divide every later box: their pieces are read by one box only
+    some_first += _sample(_divisors(dim.unit), MOST_PARTIAL)
     pairs.update((b1, b2) for b1 in some_first for b2 in some_last)
     for b2 in some_last:
         pairs.update((k * b2, b2) for k in (2, 3, 4, 8, 16) if k * b2 < n)
@@ -240,6 +242,11 @@ def _pair_up(dim: Dim, first: list[int], last: list[int]) -> list[tuple[int, int
         step = math.lcm(b1, dim.unit)
         pairs.update((b1, k * step) for k in (1, 2, 3, 4, 8, 16) if k * step < n)
     return sorted(pairs)
+
+
+def _divisors(n: int) -> list[int]:
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return sorted({*small, *(n // d for d in small)})
 
 
 def _sample(values: list[int], most: int) -> list[int]:
