@@ -100,7 +100,7 @@ _USUAL_OPTIONS: dict[str, tuple[Any, ...]] = {
     "decode_vlen_strings": (True,),
     "driver": (None,),
 }
-_FREE_OPTIONS = ("format", "mmap", "version")
+_FREE_OPTIONS = ("format", "mmap", "phony_dims", "version")
 
 
 def part_of(variable: Variable) -> Part:
@@ -174,12 +174,15 @@ def _decoder(func: Callable[..., Any]) -> Decoder:
     # Only with parameters by name does a partial say what the coder meant by it.
     if type(func) is functools.partial and not func.args and func.func in _DECODERS:
         name = func.func.__name__
-        parameters = (f"{key}={_spell(func.keywords[key])}" for key in sorted(func.keywords))
+        given = func.keywords
+        # In float64 a factor of any type is used as the number that it is.
+        exact = func.func is _scale_offset_decoding and np.dtype(given["dtype"]) == np.float64
+        parameters = (f"{key}={_spell(given[key], exact)}" for key in sorted(given))
         return Decoder(name, func, f"{name}({', '.join(parameters)})")
     raise UntraceableError("an unknown function")
 
 
-def _spell(value: Any) -> str:
+def _spell(value: Any, exact: bool = False) -> str:
     """Write a parameter so that equal texts stand for equal effects."""
     if value is None or type(value) in (str, bool, int):
         return repr(value)
@@ -187,7 +190,9 @@ def _spell(value: Any) -> str:
         return repr(int(value))
     if isinstance(value, (float, np.floating)):
         # Its type takes part in the arithmetic: a float is weak, a numpy scalar is not.
-        return "nan" if np.isnan(value) else f"{type(value).__name__}({float(value)!r})"
+        if np.isnan(value):
+            return "nan"
+        return repr(float(value)) if exact else f"{type(value).__name__}({float(value)!r})"
     if isinstance(value, (np.dtype, type)):
         return np.dtype(value).str
     if type(value) in (set, list, tuple):
