@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from xchunk.core.memory import MemoryBudget
     from xchunk.core.plan import Limits, RechunkPlan
     from xchunk.core.suggest import Suggestion
+    from xchunk.proof import Proof
     from xchunk.storage.layouts import LayoutReport
 
 __all__ = ["ChunkingAccessor", "DataArrayChunking", "DataTreeChunking", "DatasetChunking"]
@@ -249,6 +250,45 @@ class ChunkingAccessor(Generic[T]):
             rechunk, self._groups(), what, verify=verify, progress=Progress(enabled=progress)
         )
         return self._back(groups)
+
+    def verify(
+        self,
+        store: Any,
+        *,
+        memory: ByteSize | None = None,
+        max_mem: ByteSize | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Proof:
+        """Compare a zarr store with this object, stored bits and metadata.
+
+        Both are read once, box by box within the budget, on the active Client or dask's threads.
+
+        Parameters
+        ----------
+        store : str, path or zarr store
+            What `apply` wrote.
+        memory, max_mem : int or str, optional
+            As in `budget`.
+        storage_options : mapping, optional
+            What fsspec needs to reach a URL.
+
+        Returns
+        -------
+        Proof
+            What was compared.
+
+        Raises
+        ------
+        SourceError
+            If the store is not there, or not complete.
+        VerificationError
+            If anything differs; names each variable, region and storage key.
+        """
+        from xchunk.proof import prove
+        from xchunk.storage.stores import open_store
+
+        target = open_store(store, read_only=True, storage_options=storage_options)
+        return prove(self._groups(), target, budget=self.budget(memory, max_mem))
 
     def _bind(self, what: What, store: Any, **options: Any) -> Any:
         from xchunk.rechunk import bind

@@ -40,7 +40,7 @@ def run_rechunk(
     }
     done = dict.fromkeys(totals, 0)
 
-    def report(label: str, nbytes: int) -> None:
+    def report(label: str, box: int, nbytes: int) -> None:
         name, kind, total = totals[label]
         done[label] += 1
         progress.update(name=name, stage=kind, done=done[label], total=total, nbytes=nbytes)
@@ -48,9 +48,9 @@ def run_rechunk(
     with progress:
         store = rechunk.run(report=report)
     if verify:
-        from xchunk.verify import verify_rechunk
+        from xchunk.proof import prove
 
-        verify_rechunk(rechunk, store)
+        prove(groups, store, budget=rechunk.plan.budget)
     return reopen(store, groups, _dask_chunks(rechunk, what))
 
 

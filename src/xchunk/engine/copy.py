@@ -23,7 +23,14 @@ from xchunk.storage import zarr_io
 from xchunk.storage.refs import StoredRef, ZarrRef
 from xchunk.storage.stored import StoredArray, close_files, open_stored
 
-__all__ = ["StageSpec", "checkpoint", "copy_box", "release", "scratch_dtype", "write_block"]
+__all__ = ["StageSpec",
+    "checkpoint",
+    "copy_box",
+    "reading",
+    "release",
+    "scratch_dtype",
+    "write_block",
+]
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class StageSpec:
     """What the tasks are called: ``xchunk-read-t2m``."""
     source: StoredRef | None
     """Where boxes are read; None: the values come as blocks from dask."""
-    target: ZarrRef
-    """Where boxes are written."""
+    target: ZarrRef | None
+    """Where boxes are written; None: they are only read."""
     origin: tuple[int, ...]
     """What is added to a box's region to have its region in the source."""
     boxes: Grid
@@ -52,6 +59,8 @@ class StageSpec:
     """Tasks of this stage that one process may run at once."""
     concurrency: int = 1
     """Chunks in flight at once within a task."""
+    pieces: Grid | None = None
+    """What each box is cut into where it is read to be compared; None: it is copied."""
 
 
 def scratch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -65,28 +74,17 @@ def copy_box(spec: StageSpec, i: int, after: Any = None) -> int:
 
     ``after`` is the checkpoint of the stage before; it only orders the tasks.
     """
-    region = spec.boxes.region(i)
-    with _context(spec, region):
-        source, target = _opened(spec)
-        assert source is not None
-        shape = tuple(r.stop - r.start for r in region)
-        shifted = tuple(
-            slice(r.start + o, r.stop + o) for r, o in zip(region, spec.origin, strict=True)
-        )
-        dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
-        with _buffers.borrow(shape, dtype) as buffer:
-            values = source.read(shifted, buffer)
-            _write(spec, target, region, values)
-            return int(values.nbytes)
+    with reading(spec, i) as (region, values):
+        _write(spec, region, values)
+        return int(values.nbytes)
 
 
 def write_block(spec: StageSpec, i: int, block: NDArray[Any]) -> int:
     """Write one computed block, the box number ``i`` of a stage; return its bytes."""
     region = spec.boxes.region(i)
     with _context(spec, region):
-        _, target = _opened(spec)
         values = np.asarray(block)
-        _write(spec, target, region, values)
+        _write(spec, region, values)
         return int(values.nbytes)
 
 
@@ -95,11 +93,28 @@ def checkpoint(done: list[int]) -> int:
     return sum(done)
 
 
-def _write(
-    spec: StageSpec, target: zarr.Array[Any], region: tuple[slice, ...], values: NDArray[Any]
-) -> None:
-    if spec.from_scratch:
-        values = values.view(spec.dtype)
+@contextmanager
+def reading(spec: StageSpec, i: int) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+    """Read box number ``i`` into a reused buffer; hand out its region and its values."""
+    region = spec.boxes.region(i)
+    with _context(spec, region):
+        source, _ = _opened(spec)
+        if source is None:
+            raise StageFailedError(f"{spec.label} has no stored source to read from")
+        shape = tuple(r.stop - r.start for r in region)
+        shifted = tuple(
+            slice(r.start + o, r.stop + o) for r, o in zip(region, spec.origin, strict=True)
+        )
+        dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
+        with _buffers.borrow(shape, dtype) as buffer:
+            values = source.read(shifted, buffer)
+            yield region, values.view(spec.dtype) if spec.from_scratch else values
+
+
+def _write(spec: StageSpec, region: tuple[slice, ...], values: NDArray[Any]) -> None:
+    _, target = _opened(spec)
+    if target is None:
+        raise StageFailedError(f"{spec.label} has no target to write to")
     if spec.to_scratch:
         # a piece of scratch that is missing has to mean that it is lost: none is left out
         bits = np.ascontiguousarray(values).view(scratch_dtype(spec.dtype))
@@ -160,17 +175,21 @@ class _Buffers:
 
 _buffers = _Buffers()
 _lock = threading.Lock()
-_open: dict[tuple[str, str], tuple[StoredArray | None, zarr.Array[Any]]] = {}
+_Opened = tuple[StoredArray | None, zarr.Array[Any] | None]
+_open: dict[tuple[str, str], _Opened] = {}
 _slots: dict[tuple[str, str], threading.BoundedSemaphore] = {}
 
 
-def _opened(spec: StageSpec) -> tuple[StoredArray | None, zarr.Array[Any]]:
+def _opened(spec: StageSpec) -> _Opened:
     key = (spec.run, spec.label)
     with _lock:
         if key not in _open:
             source = None if spec.source is None else open_stored(spec.source)
-            target = zarr_io.open_array(
-                spec.target.store, spec.target.path, spec.target.zarr_format, mode="r+"
+            to = spec.target
+            target = (
+                None
+                if to is None
+                else zarr_io.open_array(to.store, to.path, to.zarr_format, mode="r+")
             )
             _open[key] = source, target
         return _open[key]

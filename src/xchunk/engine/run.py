@@ -14,6 +14,7 @@ import dask
 import dask.array as da
 
 from xchunk.engine.copy import StageSpec, checkpoint, copy_box, release, write_block
+from xchunk.engine.digest import digest_block, digest_box
 from xchunk.errors import StageFailedError, XchunkError
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Chain", "Report", "current_client", "run_chains"]
 
-#: Called when a box is done: (label of the stage, bytes of the box).
-Report = Callable[[str, int], None]
+#: Called when a box is done, with the label of its stage, its number, and what its task
+#: returned: its bytes where it was copied, the digests of its pieces where it was only read.
+Report = Callable[[str, int, Any], None]
 
 _RETRIES = 2
 
@@ -118,15 +120,18 @@ def _graph(chains: Sequence[Chain]) -> tuple[dict[Any, Any], dict[Any, str]]:
             graph[shared] = stage
             name = f"{stage.label}-{stage.run}"
             keys = [(name, i) for i in range(stage.boxes.count)]
+            copying = stage.target is not None
+            box_task = copy_box if copying else digest_box
+            block_task = write_block if copying else digest_block
             if number == 0 and chain.blocks is not None:
                 blocks, block_keys = _block_graph(chain.blocks)
                 graph.update(blocks)
                 graph.update(
-                    (k, (write_block, shared, i, b))
+                    (k, (block_task, shared, i, b))
                     for i, (k, b) in enumerate(zip(keys, block_keys, strict=True))
                 )
             else:
-                graph.update((k, (copy_box, shared, i, before)) for i, k in enumerate(keys))
+                graph.update((k, (box_task, shared, i, before)) for i, k in enumerate(keys))
             boxes.update(dict.fromkeys(keys, stage.label))
             if number < len(chain.stages) - 1:
                 before = f"{stage.label}-done-{stage.run}"
@@ -155,7 +160,7 @@ def _run_local(
 
     def finished(key: Any, value: Any, *_: Any) -> None:
         if report is not None and key in boxes:
-            report(boxes[key], value)
+            report(boxes[key], key[1], value)
 
     with Callback(posttask=finished):
         get(graph, list(boxes), num_workers=threads)
@@ -171,7 +176,7 @@ def _run_on_cluster(
     try:
         for future, value in as_completed(futures, with_results=True):
             if report is not None:
-                report(labels[future.key], value)
+                report(labels[future.key], future.key[1], value)
     except BaseException:
         client.cancel(futures)
         raise

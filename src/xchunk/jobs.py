@@ -1,0 +1,168 @@
+"""What the planner is asked: assembled variables with the chunks that they get, as copy jobs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from xchunk.core.grid import Axis, Grid
+from xchunk.core.layout import ArrayLayout
+from xchunk.core.memory import MemoryBudget
+from xchunk.core.plan import CopyJob
+from xchunk.core.spec import chunks_for_store, parse_chunks, shards_for_store
+from xchunk.core.suggest import Suggestion
+from xchunk.errors import InvalidChunksError
+from xchunk.storage.assemble import Assembled
+from xchunk.storage.target import TargetArray
+
+__all__ = ["choose_target", "chunks_by_variable", "copy_job", "may_scratch", "with_blocks"]
+
+#: Bytes that one element of an array of objects (strings of any length) is taken to have.
+_OBJECT_BYTES = 64
+#: Bytes up to which an array is copied directly: staging it would cost more than it saves.
+_SMALL = 4_000_000
+
+
+def may_scratch(one: Assembled, job: CopyJob) -> bool:
+    """Keep small arrays, of which many are copied side by side, and objects out of scratch."""
+    return job.nbytes > _SMALL and not one.dtype.hasobject and one.dtype.kind != "T"
+
+
+def chunks_by_variable(
+    what: Suggestion | Mapping[Any, Any] | None, layouts: Sequence[ArrayLayout]
+) -> dict[str, dict[str, Any]]:
+    if what is None:
+        raise InvalidChunksError(
+            "nothing says how to chunk. Give chunks such as {'time': -1}, a suggestion, or "
+            "access='timeseries'."
+        )
+    if isinstance(what, Suggestion):
+        known = {layout.name: layout for layout in layouts}
+        return {
+            name: dict(zip(known[name].dims, v.target_chunks, strict=True))
+            for name, v in what.variables.items()
+            if name in known and len(v.target_chunks) == known[name].ndim
+        }
+    return parse_chunks(what, layouts)
+
+
+def choose_target(
+    one: Assembled,
+    layout: ArrayLayout,
+    what: Any,
+    chunk_spec: Mapping[str, Mapping[str, Any]],
+    shard_spec: Mapping[str, Mapping[str, Any]],
+    zarr_format: int,
+    budget: MemoryBudget,
+) -> TargetArray:
+    if len(one.shape) != layout.ndim:
+        # the encoding adds or takes a dim (characters of strings): one chunk of each of those
+        chunks = tuple(max(1, n) for n in one.shape)
+        return TargetArray(one, chunks, None)
+    layout = replace(layout, stored_dtype=one.dtype)
+    chunks = chunks_for_store(layout, chunk_spec.get(one.path, {}), itemsize=_itemsize(one))
+    shards = shards_for_store(layout, shard_spec.get(one.path, {}), chunks)
+    if shards is None and zarr_format == 3 and layout.ndim:
+        shards = _suggested_shards(one.path, what, chunks) or _kept_shards(layout, chunks, budget)
+    return TargetArray(one, chunks, shards)
+
+
+def _suggested_shards(name: str, what: Any, chunks: Sequence[int]) -> tuple[int, ...] | None:
+    if not isinstance(what, Suggestion) or name not in what.variables:
+        return None
+    shards = what.variables[name].target_shards
+    if shards is None or any(s % c for s, c in zip(shards, chunks, strict=True)):
+        return None
+    return tuple(shards)
+
+
+def _kept_shards(
+    layout: ArrayLayout, chunks: Sequence[int], budget: MemoryBudget
+) -> tuple[int, ...] | None:
+    """Keep a sharded source's object size: its shards rounded up to whole chunks, if they fit."""
+    if layout.shards is None:
+        return None
+    shards = tuple(
+        -(-min(s, max(n, 1)) // c) * c
+        for s, c, n in zip(layout.shards, chunks, layout.shape, strict=True)
+    )
+    nbytes = math.prod(shards) * layout.stored_dtype.itemsize
+    return shards if 4 * nbytes <= budget.per_task else None
+
+
+def _itemsize(one: Assembled) -> int:
+    if one.dtype.hasobject or one.dtype.kind == "T":
+        return _OBJECT_BYTES
+    return one.dtype.itemsize
+
+
+def with_blocks(target: TargetArray, layout: ArrayLayout, budget: MemoryBudget) -> Assembled:
+    """Make a computed variable a dask array of regular blocks.
+
+    Values that are not dask's yet (in memory, or lazy in a backend) are cut into unions of
+    whole write units, so that they are written directly.
+    """
+    one = target.assembled
+    if one.variable is None:
+        return one
+    variable = one.variable
+    units = target.shards or target.chunks
+    if variable.chunks is None:
+        room = max(budget.per_task // 4, 1)
+        blocks = list(units)
+        for i in reversed(range(len(blocks))):
+            nbytes = math.prod(blocks) * _itemsize(one)
+            most = max(1, room // max(1, nbytes))
+            blocks[i] = min(blocks[i] * most, max(1, one.shape[i]))
+            if blocks[i] < one.shape[i]:
+                blocks[i] = max(units[i], blocks[i] // units[i] * units[i])
+    else:
+        blocks = [max(1, *sizes) if sizes else 1 for sizes in variable.chunks]
+    chunked = variable.chunk(dict(zip(one.dims, blocks, strict=True)))
+    return replace(one, variable=chunked)
+
+
+def copy_job(target: TargetArray) -> CopyJob:
+    one = target.assembled
+    grid = Grid.of(one.shape, target.chunks)
+    units = Grid.of(one.shape, target.shards) if target.shards is not None else grid
+    common = {
+        "name": one.path,
+        "shape": one.shape,
+        "itemsize": _itemsize(one),
+        "target": grid,
+        "units": units,
+    }
+    if one.info is None:
+        assert one.variable is not None
+        blocks = one.variable.chunks or ()
+        source = Grid.of(one.shape, [c if len(c) > 1 else -1 for c in blocks])
+        return CopyJob(**common, source=source, source_compressed=False, blocks=True)
+    if one.info.chunks is None:
+        rows = [Axis.regular(n, 1) for n in one.shape[:-1]]
+        rows += [Axis.regular(n, -1) for n in one.shape[-1:]]
+        return CopyJob(
+            **common, source=Grid(tuple(rows)), source_chunked=False, source_compressed=False
+        )
+    axes = [
+        _cut(Axis.of(n, c), start, count)
+        for n, c, start, count in zip(
+            one.info.shape, one.info.chunks, one.origin, one.shape, strict=True
+        )
+    ]
+    return CopyJob(
+        **common, source=Grid(tuple(axes)), source_compressed=bool(one.info.codecs)
+    )
+
+
+def _cut(stored: Axis, start: int, count: int) -> Axis:
+    """Return the stored chunks as a box sees them, which may cut the first and the last."""
+    if stored.is_regular and start % stored.chunk == 0:
+        return Axis.regular(count, stored.chunk)
+    parts = [
+        min(stored.bounds(i)[1], start + count) - max(stored.bounds(i)[0], start)
+        for i in stored.touched(start, start + count)
+    ]
+    return Axis.of(count, parts)

@@ -1,0 +1,265 @@
+"""Proving that a zarr store holds what a dataset holds: stored bits and metadata.
+
+Source and target are each read once, in boxes that suit them, and compared by the digests of
+the pieces that both boxes have (`xchunk.engine.digest`), on the scheduler and in the budget
+of a rechunk.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from zarr.abc.store import Store
+
+from xchunk.core.grid import Grid
+from xchunk.core.memory import MemoryBudget
+from xchunk.core.plan import Limits, plan_array
+from xchunk.core.units import format_bytes, format_count
+from xchunk.engine.copy import StageSpec
+from xchunk.engine.digest import common_pieces, pieces_of
+from xchunk.engine.run import Chain, current_client, run_chains
+from xchunk.errors import SourceError, VerificationError
+from xchunk.jobs import copy_job, may_scratch, with_blocks
+from xchunk.storage.assemble import Assembled, assemble
+from xchunk.storage.layouts import read_layouts
+from xchunk.storage.refs import ZarrRef
+from xchunk.storage.stored import StoredInfo, open_stored
+from xchunk.storage.stores import describe, is_zarr
+from xchunk.storage.target import TargetArray
+from xchunk.storage.zarr_io import get_key
+
+__all__ = ["Proof", "prove"]
+
+#: Differences of one variable that an error names; the others are counted.
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was compared, and found equal."""
+
+    target: str
+    """The store, in words."""
+    variables: tuple[str, ...]
+    """Paths of the variables."""
+    nbytes: int
+    """Bytes of all variables, as stored before codecs."""
+    pieces: int
+    """Pieces whose digests were compared."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.target} holds what the source holds: {len(self.variables)} variables, "
+            f"{format_bytes(self.nbytes)}, equal bit by bit"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the proof as JSON types."""
+        return {
+            "target": self.target,
+            "variables": list(self.variables),
+            "nbytes": self.nbytes,
+            "pieces": self.pieces,
+        }
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A variable and the stored array that should hold it, with the grids to compare them by."""
+
+    source: Assembled
+    target: ZarrRef
+    info: StoredInfo
+    source_boxes: Grid
+    target_boxes: Grid
+    pieces: Grid
+    threads: int
+
+
+def prove(
+    groups: Mapping[str, xr.Dataset], store: Store, *, budget: MemoryBudget
+) -> Proof:
+    """Compare a committed zarr store with the Datasets that it was made of.
+
+    Parameters
+    ----------
+    groups : mapping
+        The Dataset of each group's path; ``""`` is the root.
+    store : zarr store
+        The target. It may hold more than the source.
+    budget : MemoryBudget
+        What the tasks of one worker may take.
+
+    Returns
+    -------
+    Proof
+
+    Raises
+    ------
+    SourceError
+        If the target is not there.
+    VerificationError
+        If anything differs: each variable is named, with regions and storage keys.
+    """
+    zarr_format = _format_of(store)
+    faults: list[str] = []
+    pairs: list[_Pair] = []
+    for path, ds in groups.items():
+        assembled, _ = assemble(ds, zarr_format=zarr_format, group=path)
+        layouts = read_layouts({path: ds})
+        for one in assembled:
+            ref = ZarrRef(store, one.path, zarr_format)
+            try:
+                info = open_stored(ref).info
+            except SourceError:
+                faults.append(f"{one.path}: is not in the target")
+                continue
+            differing = _metadata_faults(one, info)
+            faults += differing
+            if one.shape == info.shape and not any("dtype" in d for d in differing):
+                pairs.append(_pair(one, ref, info, layouts[one.path], budget))
+    digests = _digests(pairs, budget)
+    for pair in pairs:
+        faults += _value_faults(pair, digests)
+    if faults:
+        raise VerificationError(
+            f"{describe(store)} does not hold what the source holds:\n  " + "\n  ".join(faults)
+        )
+    return Proof(
+        target=describe(store),
+        variables=tuple(p.source.path for p in pairs),
+        nbytes=sum(int(np.prod(p.info.shape)) * p.info.dtype.itemsize for p in pairs),
+        pieces=sum(p.pieces.count for p in pairs),
+    )
+
+
+def _format_of(store: Store) -> int:
+    if not is_zarr(store):
+        raise SourceError(
+            f"{describe(store)} is no complete zarr store: its root has no metadata. It may be "
+            "an unfinished target; run the rechunk again."
+        )
+    return 3 if get_key(store, "zarr.json") is not None else 2
+
+
+def _metadata_faults(one: Assembled, info: StoredInfo) -> list[str]:
+    faults = []
+    if one.shape != info.shape:
+        faults.append(f"{one.path}: shape {one.shape} in the source, {info.shape} in the target")
+    if _kind(one.dtype) != _kind(info.dtype):
+        faults.append(f"{one.path}: dtype {one.dtype} in the source, {info.dtype} in the target")
+    for key, value in one.attrs.items():
+        if key not in info.attrs:
+            faults.append(f"{one.path}: attribute {key!r} is missing in the target")
+        elif key != "_FillValue" and not _same(value, info.attrs[key]):
+            faults.append(
+                f"{one.path}: attribute {key!r} is {value!r} in the source, "
+                f"{info.attrs[key]!r} in the target"
+            )
+    return faults
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    """Name a dtype without its byte order; strings of any length are all one."""
+    if dtype.hasobject or dtype.kind == "T":
+        return "string"
+    return dtype.newbyteorder("=").str
+
+
+def _same(a: Any, b: Any) -> bool:
+    x, y = np.asarray(a), np.asarray(b)
+    if x.dtype.kind in "fc" and y.dtype.kind in "fciu":
+        return x.size == y.size and bool(np.array_equal(x.ravel(), y.ravel(), equal_nan=True))
+    # JSON has no scalars of length one apart from scalars, and no numpy
+    return bool(x.ravel().tolist() == y.ravel().tolist())
+
+
+def _pair(
+    one: Assembled, ref: ZarrRef, info: StoredInfo, layout: Any, budget: MemoryBudget
+) -> _Pair:
+    chunks = tuple(c if isinstance(c, int) else max(c) for c in info.chunks or ())
+    target = TargetArray(one, chunks, info.shards)
+    source = with_blocks(target, layout, budget)
+    job = copy_job(replace(target, assembled=source))
+    limits = Limits() if may_scratch(source, job) else Limits(scratch=False)
+    plan = plan_array(job, budget, limits=limits)
+    first, last = (plan.stages[0].boxes, plan.stages[-1].boxes) if plan.stages else (job.units,) * 2
+    return _Pair(source, ref, info, first, last, common_pieces(first, last), plan.threads)
+
+
+def _digests(pairs: list[_Pair], budget: MemoryBudget) -> dict[tuple[str, int], Any]:
+    run = uuid.uuid4().hex[:12]
+    chains = []
+    for pair in pairs:
+        if not pair.source.shape or all(pair.source.shape):
+            chains += _chains(pair, run)
+    found: dict[tuple[str, int], Any] = {}
+
+    def collect(label: str, box: int, value: Any) -> None:
+        found[label, box] = value
+
+    run_chains(chains, threads=budget.threads, client=current_client(), report=collect)
+    return found
+
+
+def _chains(pair: _Pair, run: str) -> list[Chain]:
+    one = pair.source
+    common: dict[str, Any] = {
+        "run": run,
+        "target": None,
+        "pieces": pair.pieces,
+        "threads": pair.threads,
+    }
+    source = StageSpec(
+        label=f"xchunk-verify-source-{one.path}",
+        source=one.ref,
+        origin=one.origin or (0,) * len(one.shape),
+        boxes=pair.source_boxes,
+        dtype=one.dtype,
+        **common,
+    )
+    target = StageSpec(
+        label=f"xchunk-verify-target-{one.path}",
+        source=pair.target,
+        origin=(0,) * len(one.shape),
+        boxes=pair.target_boxes,
+        dtype=pair.info.dtype,
+        **common,
+    )
+    blocks = None if one.ref is not None or one.variable is None else one.variable.data
+    return [Chain((source,), blocks), Chain((target,))]
+
+
+def _value_faults(pair: _Pair, digests: Mapping[tuple[str, int], Any]) -> list[str]:
+    path = pair.source.path
+    sides = []
+    for side, boxes in (("source", pair.source_boxes), ("target", pair.target_boxes)):
+        by_piece: dict[tuple[int, ...], bytes] = {}
+        for i in range(boxes.count):
+            found = digests.get((f"xchunk-verify-{side}-{path}", i), ())
+            by_piece.update(zip(pieces_of(pair.pieces, boxes.region(i)), found, strict=True))
+        sides.append(by_piece)
+    wanted, have = sides
+    bad = [index for index, digest in wanted.items() if have.get(index) != digest]
+    if not bad:
+        return []
+    places = "; ".join(_place(pair, index) for index in bad[:_NAMED])
+    more = f"; and {format_count(len(bad) - _NAMED)} more" if len(bad) > _NAMED else ""
+    return [f"{path}: values differ in {places}{more}"]
+
+
+def _place(pair: _Pair, index: tuple[int, ...]) -> str:
+    region = [a.bounds(j) for a, j in zip(pair.pieces.axes, index, strict=True)]
+    where = ", ".join(f"{start}:{stop}" for start, stop in region)
+    units = pair.info.shards or pair.info.chunks or ()
+    key = [start // u for (start, _), u in zip(region, units, strict=True) if isinstance(u, int)]
+    if pair.info.format == "zarr3":
+        name = "/".join(["c", *map(str, key)])
+    else:
+        name = ".".join(map(str, key)) or "0"
+    return f"[{where}] (from the storage key {pair.source.path}/{name} on)"
