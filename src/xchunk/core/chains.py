@@ -211,8 +211,10 @@ def _first_boxes(dim: Dim, near: int | None) -> list[int]:
     if n <= FULL:
         return list(range(1, n + 1))
     both = min(math.lcm(dim.unit, chunk), n)
-    # parts of one chunk are for budgets in which no more of the chunk fits beside itself
+    # parts of one chunk are for budgets in which no more of the chunk fits beside itself, and
+    # near-equal parts of the dim for last boxes that are whole: their pieces have no padding
     parts = {max(1, ceildiv(chunk, 2**i)) for i in range(1, chunk.bit_length() + 1, 2)}
+    parts.update(ceildiv(n, j) for j in range(2, 9))
     return sorted({*lengths(n, {chunk, both}, MOST_CHAIN, near), *parts})
 
 
@@ -259,10 +261,11 @@ def _pieces(n: int, b1: int, b2: int) -> list[int]:
     """Lengths of pieces that boxes of ``b1`` write whole and boxes of ``b2`` read."""
     if n <= FULL:
         return [c for c in range(1, n + 1) if b1 >= n or b1 % c == 0]
-    if b1 >= n:
-        return [b2]
-    if b2 >= n:
-        return [b1]
+    if b1 >= n and b2 >= n:
+        # one piece, or some that take less memory in flight
+        return [ceildiv(n, j) for j in (1, 2, 3, 4)]
+    if b1 >= n or b2 >= n:
+        return [min(b1, b2)]
     # gcd: no piece is read twice. The longer one: fewer pieces, some of them read in part.
     return sorted({math.gcd(b1, b2), b1})
 

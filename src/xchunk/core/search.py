@@ -115,7 +115,7 @@ def _join(
     rows = np.ones((1, width))
     picks = np.zeros((1, 0), dtype=np.int64)
     visited, exact = 0, True
-    for table, rest in zip(tables, least, strict=True):
+    for i, (table, rest) in enumerate(zip(tables, least, strict=True)):
         visited += len(rows) * len(table)
         joined = (rows[:, None, :] * table[None, :, :]).reshape(-1, width)
         lowest = joined * rest
@@ -125,14 +125,18 @@ def _join(
         if len(alive) == 0:
             return None
         joined = joined[alive]
-        kept, sure = _thin(joined, costs, model, keep, compare)
-        exact &= sure
+        kept = np.arange(len(joined))
+        if i < len(tables) - 1:
+            kept, sure = _thin(joined, costs, model, keep, compare)
+            exact &= sure
         rows = joined[kept]
         picks = np.column_stack([picks[alive[kept] // len(table)], alive[kept] % len(table)])
     costs = model.cost(rows)
-    winner = _ranking(rows, costs, picks, model)[0]
-    if not costs[winner] < below:
+    if not costs.min() < below:
         return None
+    close = np.flatnonzero(costs <= costs.min() * (1 + 1e-6))
+    rows, costs, picks = rows[close], costs[close], picks[close]
+    winner = _ranking(rows, costs, picks, model)[0]
     return Found(tuple(int(i) for i in picks[winner]), float(costs[winner]), exact, visited)
 
 
