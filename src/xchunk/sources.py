@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -10,25 +11,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import xarray as xr
 
 from xchunk.errors import SourceError, XchunkWarning
+from xchunk.storage.netcdf3 import expected_size
 
 __all__ = ["open_source"]
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(://|::)", re.IGNORECASE)
+_LOCAL = ("file://", "local://")
 _HDF5, _NETCDF3, _ZIP = b"\x89HDF\r\n\x1a\n", (b"CDF\x01", b"CDF\x02", b"CDF\x05"), b"PK\x03\x04"
 _ZARR_GROUP = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")
 _EXTRA = "pip install 'xchunk[netcdf]'"
 
-#: Which packages read each format, the preferred first: (xarray's engine, module).
-_ENGINES = {
-    "HDF5": (("netcdf4", "netCDF4"), ("h5netcdf", "h5netcdf")),
-    "netCDF-3": (("netcdf4", "netCDF4"), ("scipy", "scipy")),
-    "remote HDF5": (("h5netcdf", "h5netcdf"),),
-    "remote netCDF-3": (("scipy", "scipy"),),
+#: Which packages read each format, the preferred first: xarray's engine, and its modules.
+_ENGINES: dict[str, dict[str, tuple[str, ...]]] = {
+    "HDF5": {"netcdf4": ("netCDF4",), "h5netcdf": ("h5netcdf", "h5py")},
+    "netCDF-3": {"netcdf4": ("netCDF4",), "scipy": ("scipy",)},
+    "remote HDF5": {"h5netcdf": ("h5netcdf", "h5py")},
+    "remote netCDF-3": {"scipy": ("scipy",)},
 }
 
 
@@ -79,6 +82,8 @@ def open_source(
         package that reads it is installed.
     """
     name = os.fspath(src)
+    for prefix in _LOCAL:
+        name = name.removeprefix(prefix)
     remote = _URL.match(name) is not None
     options = dict(storage_options or {})
     if engine is not None and (remote or Path(name).exists()):
@@ -88,7 +93,14 @@ def open_source(
     kwargs: dict[str, Any] = {"chunks": {}, "engine": found.engine, "group": group, **open_kwargs}
     if options and isinstance(found.target, str) and found.engine in ("zarr", "h5netcdf"):
         kwargs["storage_options"] = options
-    return _open(found.target, name, kwargs)
+    ds = _open(found.target, name, kwargs)
+    if not ds.variables:
+        warnings.warn(
+            f"{name}: there are no variables at {group or 'its root'}; are they in a group of it?",
+            XchunkWarning,
+            stacklevel=2,
+        )
+    return ds
 
 
 def _find_local(name: str) -> _Found:
@@ -96,10 +108,10 @@ def _find_local(name: str) -> _Found:
     if not path.exists():
         raise SourceError(f"{name}: no such file or folder. Check the path.")
     if path.is_dir():
+        if (path / ".zarray").is_file() or _is_array(path / "zarr.json"):
+            raise SourceError(f"{name}: is a single zarr array; give the group that holds it.")
         if any((path / key).is_file() for key in _ZARR_GROUP):
             return _Found(str(path), "zarr")
-        if (path / ".zarray").is_file():
-            raise SourceError(f"{name}: is a single zarr array; give the group that holds it.")
         raise SourceError(
             f"{name}: is a folder, but not a zarr store (it has no zarr.json, .zgroup or "
             ".zmetadata). If writing it was interrupted, it has no root metadata yet."
@@ -115,7 +127,32 @@ def _find_local(name: str) -> _Found:
         raise SourceError(f"{name}: cannot be read ({error.strerror or error}).") from error
     if heads[0][:4] == _ZIP:
         return _Found(_zip_store(path), "zarr")
-    return _Found(str(path), _engine(name, _format(name, heads), ""))
+    what = _format(name, heads)
+    if what == "netCDF-3":
+        with path.open("rb") as file:
+            _refuse_truncated(name, file, path.stat().st_size)
+    return _Found(str(path), _engine(name, what, ""))
+
+
+def _is_array(document: Path) -> bool:
+    try:
+        return bool(json.loads(document.read_bytes())["node_type"] == "array")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _refuse_truncated(name: str, file: BinaryIO, size: int) -> None:
+    """Refuse a netCDF-3 file that is cut off: what is missing would be read as zeros."""
+    try:
+        needed = expected_size(file)
+    except EOFError as error:
+        raise SourceError(f"{name}: is truncated: it ends within its header.") from error
+    except (KeyError, IndexError) as error:
+        raise SourceError(f"{name}: is damaged: its netCDF-3 header makes no sense.") from error
+    if size < needed:
+        raise SourceError(
+            f"{name}: is truncated: it has {size} bytes, but its header promises {needed}."
+        )
 
 
 def _find_remote(name: str, options: dict[str, Any]) -> _Found:
@@ -132,6 +169,9 @@ def _find_remote(name: str, options: dict[str, Any]) -> _Found:
             raise SourceError(f"{name}: is a folder, but not a zarr store.")
         with fs.open(path, "rb") as file:
             heads = [file.read(8)]
+            if heads[0][:4] in _NETCDF3:
+                file.seek(0)
+                _refuse_truncated(name, file, fs.size(path) or 0)
     except SourceError:
         raise
     except ImportError as error:
@@ -164,11 +204,11 @@ def _format(name: str, heads: list[bytes]) -> str:
 
 def _engine(name: str, what: str, where: str) -> str:
     choices = _ENGINES[where + what]
-    for engine, module in choices:
-        if find_spec(module) is not None:
+    for engine, modules in choices.items():
+        if all(find_spec(module) is not None for module in modules):
             return engine
-    packages = " or ".join(module for _, module in choices)
-    raise SourceError(f"{name}: is {what}, which needs the package {packages}: {_EXTRA}")
+    packages = " or ".join(" and ".join(modules) for modules in choices.values())
+    raise SourceError(f"{name}: is {where}{what}, which needs {packages}: {_EXTRA}")
 
 
 def _zip_store(path: Path) -> Any:
