@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import itertools
 import os
 import pickle
 import subprocess
@@ -298,23 +299,19 @@ REFUSED: dict[str, Callable[[xr.Dataset], xr.DataArray]] = {
 }
 
 
-# Each operation on one backend in the two forms that differ most; the rest of the cross
-# product is slow to run and seldom tells more.
+# All operations are tried on one backend in the two forms that differ most, and some on all;
+# the rest of the cross product is slow to run and seldom tells more.
 PLAIN = ("as-opened", "no-decoding", "bool", "times", "scalar", "reversed", "integers")
 PLAIN += ("transpose-then-slice", "chunk", "reassigned", "edited-last", "loaded")
 
 
 def cases(table: dict[str, Any], modes: tuple[str, ...] = tuple(MODES)) -> list[Any]:
-    first = BACKENDS[0] if HDF5 == "h5netcdf" else "memory"
     out = []
-    for backend in BACKENDS:
-        for mode in modes:
-            for name in table:
-                quick = name in PLAIN or (backend == first and mode in ("lazy", "dask"))
-                marks = () if quick else pytest.mark.slow
-                out.append(
-                    pytest.param(backend, mode, name, marks=marks, id=f"{backend}-{mode}-{name}")
-                )
+    for backend, mode, name in itertools.product(BACKENDS, modes, table):
+        usual = mode in ("lazy", "dask")
+        quick = (usual or backend == "memory") if name in PLAIN else usual and backend == "memory"
+        marks = () if quick else pytest.mark.slow
+        out.append(pytest.param(backend, mode, name, marks=marks, id=f"{backend}-{mode}-{name}"))
     return out
 
 
