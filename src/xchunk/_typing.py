@@ -39,6 +39,4 @@ Action: TypeAlias = Literal["load", "chunk", "stage"]
 
 ZarrFormat: TypeAlias = Literal[2, 3]
 
-JSON: TypeAlias = (
-    Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | bool | None
-)
+JSON: TypeAlias = Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | bool | None

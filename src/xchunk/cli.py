@@ -68,8 +68,8 @@ def run(args: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted; what was not finished can be started again")
         return 130
-    except BrokenPipeError:
-        # Whoever read the output has gone (head, less): nothing more can be said to them.
+    except (BrokenPipeError, SystemExit):
+        # The latter is click's answer to the former. Whoever read the output has gone (head, less): nothing more can be said to them.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except XchunkError as error:
@@ -225,7 +225,7 @@ def suggest(
 
 
 @xchunk.command(
-    epilog=_examples("xchunk plan era5.nc series.zarr --chunks time=-1,lat=20,lon=20 --max-mem 1GB")
+    epilog=_examples("xchunk plan era5.nc out.zarr --chunks time=-1,lat=20,lon=20 --max-mem 1GB")
 )
 @_options(_source, _target, _use, _memory, _json, _debug)
 def plan(as_json: bool, **given: Any) -> None:
@@ -238,7 +238,7 @@ def plan(as_json: bool, **given: Any) -> None:
     epilog=_examples(
         "xchunk rechunk era5.nc series.zarr --access timeseries --memory 4GiB",
         "xchunk rechunk era5.zarr out.zarr --chunks time=-1,lat=20,lon=20 --max-mem 1GB",
-        "xchunk rechunk in.nc out.zarr --chunks t2m:time=-1 --chunks tp:time=100 --dry-run",
+        "xchunk rechunk in.nc out.zarr --chunks t2m:time=-1 --chunks tp:time=9",
     )
 )
 @_options(_source, _target, _use, _memory)

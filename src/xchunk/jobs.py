@@ -25,14 +25,15 @@ _OBJECT_BYTES = 64
 _SMALL = 4_000_000
 
 
-def may_scratch(one: Assembled, job: CopyJob) -> bool:
+def may_scratch(one: Assembled) -> bool:
     """Keep small arrays, of which many are copied side by side, and objects out of scratch."""
-    return job.nbytes > _SMALL and not one.dtype.hasobject and one.dtype.kind != "T"
+    return math.prod(one.shape) * _itemsize(one) > _SMALL and not _holds_objects(one)
 
 
 def chunks_by_variable(
     what: Suggestion | Mapping[Any, Any] | None, layouts: Sequence[ArrayLayout]
 ) -> dict[str, dict[str, Any]]:
+    """Return what is said of each variable's stored chunks: ``{variable: {dim: n}}``."""
     if what is None:
         raise InvalidChunksError(
             "nothing says how to chunk. Give chunks such as {'time': -1}, a suggestion, or "
@@ -57,6 +58,7 @@ def choose_target(
     zarr_format: int,
     budget: MemoryBudget,
 ) -> TargetArray:
+    """Choose a variable's chunks and shards: as asked, as suggested, or as they are stored."""
     if len(one.shape) != layout.ndim:
         # the encoding adds or takes a dim (characters of strings): one chunk of each of those
         chunks = tuple(max(1, n) for n in one.shape)
@@ -93,23 +95,25 @@ def _kept_shards(
 
 
 def _itemsize(one: Assembled) -> int:
-    if one.dtype.hasobject or one.dtype.kind == "T":
-        return _OBJECT_BYTES
-    return one.dtype.itemsize
+    return _OBJECT_BYTES if _holds_objects(one) else one.dtype.itemsize
+
+
+def _holds_objects(one: Assembled) -> bool:
+    return bool(one.dtype.hasobject or one.dtype.kind == "T")
 
 
 def with_blocks(target: TargetArray, layout: ArrayLayout, budget: MemoryBudget) -> Assembled:
     """Make a computed variable a dask array of regular blocks.
 
-    Values that are not dask's yet (in memory, or lazy in a backend) are cut into unions of
-    whole write units, so that they are written directly.
+    Values that are not dask's yet (in memory, or lazy in a backend), and those that do not go
+    through scratch, are cut into unions of whole write units, so that they are written directly.
     """
     one = target.assembled
     if one.variable is None:
         return one
     variable = one.variable
     units = target.shards or target.chunks
-    if variable.chunks is None:
+    if variable.chunks is None or not may_scratch(one):
         room = max(budget.per_task // 4, 1)
         blocks = list(units)
         for i in reversed(range(len(blocks))):
@@ -125,6 +129,7 @@ def with_blocks(target: TargetArray, layout: ArrayLayout, budget: MemoryBudget) 
 
 
 def copy_job(target: TargetArray) -> CopyJob:
+    """Return what the planner has to know of one variable."""
     one = target.assembled
     grid = Grid.of(one.shape, target.chunks)
     units = Grid.of(one.shape, target.shards) if target.shards is not None else grid
@@ -152,9 +157,7 @@ def copy_job(target: TargetArray) -> CopyJob:
             one.info.shape, one.info.chunks, one.origin, one.shape, strict=True
         )
     ]
-    return CopyJob(
-        **common, source=Grid(tuple(axes)), source_compressed=bool(one.info.codecs)
-    )
+    return CopyJob(**common, source=Grid(tuple(axes)), source_compressed=bool(one.info.codecs))
 
 
 def _cut(stored: Axis, start: int, count: int) -> Axis:

@@ -81,9 +81,7 @@ class _Pair:
     threads: int
 
 
-def prove(
-    groups: Mapping[str, xr.Dataset], store: Store, *, budget: MemoryBudget
-) -> Proof:
+def prove(groups: Mapping[str, xr.Dataset], store: Store, *, budget: MemoryBudget) -> Proof:
     """Compare a committed zarr store with the Datasets that it was made of.
 
     Parameters
@@ -186,7 +184,7 @@ def _pair(
     target = TargetArray(one, chunks, info.shards)
     source = with_blocks(target, layout, budget)
     job = copy_job(replace(target, assembled=source))
-    limits = Limits() if may_scratch(source, job) else Limits(scratch=False)
+    limits = Limits() if may_scratch(source) else Limits(scratch=False)
     plan = plan_array(job, budget, limits=limits)
     first, last = (plan.stages[0].boxes, plan.stages[-1].boxes) if plan.stages else (job.units,) * 2
     return _Pair(source, ref, info, first, last, common_pieces(first, last), plan.threads)

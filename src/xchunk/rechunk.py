@@ -36,6 +36,7 @@ from xchunk.storage.workspace import Workspace
 
 __all__ = ["Rechunk", "bind", "source_format"]
 
+
 @dataclass(frozen=True)
 class _Copy:
     """One array of a rechunk: what is copied, where to, and how."""
@@ -180,9 +181,7 @@ def bind(
     """
     zarr_format = _check_format(zarr_format or source_format(groups))
     if shards and zarr_format == 2:
-        raise EncodingError(
-            "zarr format 2 has no shards. Give zarr_format=3, or leave shards out."
-        )
+        raise EncodingError("zarr format 2 has no shards. Give zarr_format=3, or leave shards out.")
     site = Site(open_store(store, storage_options=storage_options), overwrite=overwrite)
     site.check()
     report = read_layouts(groups)
@@ -202,7 +201,7 @@ def bind(
             one = with_blocks(target, layout, budget)
             target = replace(target, assembled=one)
             job = copy_job(target)
-            own = limits if may_scratch(one, job) else replace(limits, scratch=False)
+            own = limits if may_scratch(one) else replace(limits, scratch=False)
             copies.append(_Copy(target, plan_array(job, budget, rates=rates, limits=own)))
             grouped[path][0].append(target)
             notes += [f"{one.path}: {note}" for note in one.notes]

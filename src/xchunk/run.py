@@ -56,8 +56,9 @@ def run_rechunk(
 
 def _dask_chunks(rechunk: Rechunk, what: Any) -> dict[str, dict[str, Any]]:
     stored = {
-        c.assembled.path: dict(zip(c.assembled.dims, c.target.shards or c.target.chunks,
-                                   strict=True))
+        c.assembled.path: dict(
+            zip(c.assembled.dims, c.target.shards or c.target.chunks, strict=True)
+        )
         for c in rechunk.copies
     }
     if not isinstance(what, Suggestion):

@@ -23,7 +23,7 @@ from xchunk.core.memory import (
     CopyBuffers,
     MemoryBudget,
 )
-from xchunk.core.passes import LazyPass, PassModel, best_pass, item_nbytes, least_memory
+from xchunk.core.passes import LazyPass, PassModel, best_pass, item_nbytes
 from xchunk.core.target import Target, target_of
 from xchunk.core.units import format_bytes
 from xchunk.errors import MemoryBudgetError
@@ -63,6 +63,8 @@ class Decision:
     """Tasks of one worker at once for which it fits."""
     binding: str
     """What decided, in a word or two."""
+    fewer: LazyPass | None = None
+    """A lazy pass that decodes less with fewer threads per worker, where chunks are split."""
 
     @property
     def chosen(self) -> LazyPass:
@@ -94,13 +96,7 @@ def decide(
         return Decision("load", small, None, target, 0.0, math.inf, budget.threads, "size")
     limit = _writable(layout, budget)
     target = _target(layout, own, limit)
-    stored = replace(
-        layout,
-        chunks=target.chunks,
-        shards=target.shards,
-        dask_chunks=None,
-        format="zarr3",
-    )
+    stored = _stored(layout, target)
     lazy = _with_fewer(layout, main, budget, rates)
     is_stored = layout.format.startswith("zarr") and (target.chunks, target.shards) == (
         layout.chunks,
@@ -110,7 +106,7 @@ def decide(
     seconds = math.inf if limit is None else _rechunk_seconds(layout, target, budget, rates)
     if lazy is None:
         if after is None:
-            raise _too_small(layout, main, budget, rates)
+            raise _too_small(layout, own, main, budget, rates)
         return Decision("stage", None, after, target, seconds, 0.0, after.threads, "memory")
     stays = "memory" if lazy.splits else "storage"
     if lazy.threads < budget.threads:
@@ -126,10 +122,32 @@ def decide(
                 then += (b.seconds - after.seconds) * p.weight
     passes = math.fsum(p.weight * p.passes for p in own)
     even = seconds / (now - then) if now > then else math.inf
-    if passes > even and then < WORTHWHILE * now:
+    # Rewriting data is not done for a gain that the prediction cannot be sure of.
+    pays = passes > even and seconds + passes * then < WORTHWHILE * passes * now
+    if pays and then < WORTHWHILE * now:
         reason = "amplification" if lazy.amplification > 1 else "requests"
         return Decision("stage", lazy, after, target, seconds, even, after.threads, reason)
-    return Decision("chunk", lazy, after, target, seconds, even, lazy.threads, stays)
+    fewer = _reading_less(lazy, layout, main, budget, rates)
+    return Decision("chunk", lazy, after, target, seconds, even, lazy.threads, stays, fewer)
+
+
+def _reading_less(
+    lazy: LazyPass,
+    layout: ArrayLayout,
+    pattern: AccessPattern,
+    budget: MemoryBudget,
+    rates: Rates,
+) -> LazyPass | None:
+    """Find a pass with fewer threads that decodes half as much and is not clearly slower."""
+    threads = lazy.threads // 2 if lazy.splits else 0
+    best = None
+    while threads >= 1:
+        found = best_pass(layout, pattern, budget.with_threads(threads), rates)
+        most = (best or lazy).amplification / (1 if best else 2)
+        if found is not None and found.amplification <= most and found.seconds < TIE * lazy.seconds:
+            best = found
+        threads //= 2
+    return best
 
 
 def _load(
@@ -157,9 +175,16 @@ def _with_fewer(
 
 
 def _target(layout: ArrayLayout, own: Sequence[AccessPattern], limit: int | None) -> Target:
-    """The target layout; what is stored already where that serves the use."""
+    """Choose the target layout; what is stored already where that serves the use."""
     kept = _kept(layout, own)
     return kept if kept is not None else target_of(layout, own, limit=limit)
+
+
+def _stored(layout: ArrayLayout, target: Target) -> ArrayLayout:
+    """Return the variable as it would be stored after a rechunk."""
+    return replace(
+        layout, chunks=target.chunks, shards=target.shards, dask_chunks=None, format="zarr3"
+    )
 
 
 def _kept(layout: ArrayLayout, own: Sequence[AccessPattern]) -> Target | None:
@@ -183,7 +208,7 @@ def _read_unit(layout: ArrayLayout) -> int:
 
 
 def _writable(layout: ArrayLayout, budget: MemoryBudget) -> int | None:
-    """Bytes, as stored, of the largest unit that one task can write; None: no task can read.
+    """Tell how many bytes one task can write as a unit; None where no task can read.
 
     A rechunk takes as few tasks at once as it needs for its chunks to fit.
     """
@@ -249,21 +274,28 @@ def _rechunk_seconds(
 
 def _too_small(
     layout: ArrayLayout,
+    own: Sequence[AccessPattern],
     main: AccessPattern,
     budget: MemoryBudget,
     rates: Rates,
 ) -> MemoryBudgetError:
-    lazy = least_memory(layout, main, rates)
+    def fits(max_mem: int) -> bool:
+        one = MemoryBudget.of_growth(max_mem, workers=budget.workers)
+        if best_pass(layout, main, one, rates) is not None:
+            return True
+        limit = _writable(layout, one)
+        if limit is None:
+            return False
+        stored = _stored(layout, _target(layout, own, limit))
+        return best_pass(stored, main, one, rates) is not None
+
     read = _read_unit(layout)
-    item = item_nbytes(layout.stored_dtype)
-    # a rechunk has to read a chunk, and then a block of the new layout has to fit
-    single = replace(
-        layout, chunks=(1,) * layout.ndim, shards=None, dask_chunks=None, format="zarr3"
-    )
-    staged = max(
-        _copying(layout) + math.ceil((1 + SHARD_COPIES) * item), least_memory(single, main, rates)
-    )
-    smallest = min(lazy, staged)
+    low, smallest = budget.max_mem, 2 * max(1, budget.max_mem)
+    while not fits(smallest):
+        low, smallest = smallest, 2 * smallest
+    while smallest - low > 1:
+        middle = (low + smallest) // 2
+        low, smallest = (low, middle) if fits(middle) else (middle, smallest)
     whole = ", ".join(main.whole)
     return MemoryBudgetError(
         f"{layout.name}: no chunks fit a worker that may grow by {format_bytes(budget.max_mem)}. "

@@ -23,7 +23,7 @@ from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
 
-__all__ = ["LazyPass", "PassModel", "best_pass", "item_nbytes", "least_memory"]
+__all__ = ["LazyPass", "PassModel", "best_pass", "item_nbytes"]
 
 #: Bytes held for each byte of a block while it is worked on: the block and what the
 #: operation makes of it. Reading an aligned zarr block was measured at 2.0-2.3.
@@ -55,7 +55,7 @@ STRING_NBYTES = 64
 #: Combinations that are looked at exactly; beyond them those alike to 5 % count as one.
 _MANY_STATES = 40_000
 
-_PENALTY, _LEANING = 1.0, 0.01
+_PENALTY, _SPLIT_PENALTY, _LEANING = 1.0, 0.25, 0.01
 
 
 def item_nbytes(dtype: np.dtype[Any]) -> int:
@@ -215,15 +215,19 @@ class PassModel:
         reading = np.maximum(read * each, shared / max(1, self.budget.workers))
         return reading + work * each + tasks * r.task
 
-    def rank(self, seconds: Any, tasks: Any) -> Any:
-        """Make the time longer where blocks are of an awkward size, or too many."""
+    def rank(self, seconds: Any, tasks: Any, splits: Any = False) -> Any:
+        """Make the time longer where blocks are of an awkward size, or too many.
+
+        Size says less where chunks are split: each doubling saves a decoding of everything.
+        """
         block = self.nbytes / tasks
         awkward = (
             np.maximum(0, np.log2(SMALL_BLOCK / block))
             + np.maximum(0, np.log2(block / LARGE_BLOCK))
             + np.maximum(0, np.log2(tasks / MANY_TASKS))
         )
-        return seconds * (1 + _PENALTY * awkward + _LEANING * np.abs(np.log2(block / GOOD_BLOCK)))
+        penalty = np.where(splits, _SPLIT_PENALTY, _PENALTY)
+        return seconds * (1 + penalty * awkward + _LEANING * np.abs(np.log2(block / GOOD_BLOCK)))
 
 
 @dataclass(frozen=True)
@@ -268,20 +272,6 @@ def best_pass(
             continue
         return _choose(model, columns, states)
     return None
-
-
-def least_memory(layout: ArrayLayout, pattern: AccessPattern, rates: Rates) -> int:
-    """Bytes of the smallest budget, with one thread, for which there are blocks."""
-    one = MemoryBudget.of_growth(2**62)
-    model = PassModel(layout, pattern.on(layout), one, rates)
-    best = math.inf
-    for split in (False, True):
-        picks = [min(d.items, key=lambda c: c.length) for d in _columns(model, split)]
-        elements = math.prod(c.length for c in picks)
-        touched = math.prod(c.touched for c in picks)
-        task = model.task_mem(float(elements), float(touched), any(c.splits for c in picks))
-        best = min(best, float(model.worker_mem(task, elements)))
-    return math.ceil(best)
 
 
 def _columns(model: PassModel, split: bool) -> list[DimCandidates]:
@@ -402,7 +392,7 @@ def _requests(model: PassModel, s: _States) -> NDArray[np.float64]:
 def _choose(model: PassModel, columns: Sequence[DimCandidates], states: _States) -> LazyPass:
     runs = states.runs if model.is_free else np.zeros(1)
     seconds = model.seconds(states.tasks, states.decoded, _requests(model, states), runs)
-    rank = model.rank(seconds, states.tasks)
+    rank = model.rank(seconds, states.tasks, states.splits > 0)
     # of equals the one with the smallest blocks
     best = int(np.lexsort((states.elements, rank))[0])
     picks = [d.items[j] for d, j in zip(columns, states.picks[best], strict=True)]

@@ -55,6 +55,13 @@ def why_of(
         said.append(f"A single request decodes {_times(request)} what it needs.")
     said += _staged(layout, decision) if decision.action == "stage" else _lazy(layout, decision)
     said.append(_memory(budget, decision))
+    if decision.fewer is not None:
+        fewer = decision.fewer
+        said.append(
+            f"With {_counted(fewer.threads, 'thread')} for each worker, blocks of "
+            f"{_blocks(layout, fewer.chunks)} would fit and decode every chunk "
+            f"{_times(fewer.amplification)}, {_seconds(fewer)} a pass."
+        )
     said += _threads(layout, budget, decision)
     runner_up = runner_up_of(layout, decision)
     if runner_up:
@@ -90,7 +97,7 @@ def is_close(patterns: Sequence[AccessPattern], decision: Decision) -> bool:
     lazy, after = decision.lazy, decision.after
     if decision.action == "load" or lazy is None or after is None:
         return False
-    if not math.isfinite(decision.break_even):
+    if not math.isfinite(decision.break_even) or after.seconds > WORTHWHILE * lazy.seconds:
         return False
     passes = math.fsum(p.weight * p.passes for p in patterns)
     stay = passes * lazy.seconds

@@ -19,9 +19,7 @@ __all__ = ["STORED_CHUNK", "chunks_for_store", "parse_chunks", "shards_for_store
 #: and codecs are busy, small enough that a few of them fit anywhere.
 STORED_CHUNK = 16_000_000
 
-_HOW = (
-    "Give a positive length, -1 for the whole dim, or {variable: {dim: n}} for each variable."
-)
+_HOW = "Give a positive length, -1 for the whole dim, or {variable: {dim: n}} for each variable."
 
 
 def parse_chunks(

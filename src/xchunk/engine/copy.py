@@ -23,7 +23,8 @@ from xchunk.storage import zarr_io
 from xchunk.storage.refs import StoredRef, ZarrRef
 from xchunk.storage.stored import StoredArray, close_files, open_stored
 
-__all__ = ["StageSpec",
+__all__ = [
+    "StageSpec",
     "checkpoint",
     "copy_box",
     "reading",

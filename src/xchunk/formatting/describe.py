@@ -29,6 +29,7 @@ __all__ = [
     "dtypes",
     "fill",
     "grouped",
+    "is_plain",
     "misfit",
     "plain",
     "shards",
@@ -199,6 +200,11 @@ def work_facts(array: ArrayPlan) -> list[tuple[str, str]]:
     if array.scratch_nbytes:
         facts.append(("scratch", format_bytes(array.scratch_nbytes)))
     return facts
+
+
+def is_plain(array: ArrayPlan) -> bool:
+    """Whether a plan needs no words: one chunk (a coordinate's, mostly) copied by one task."""
+    return array.work.tasks <= 1 and array.job.source.count <= 1
 
 
 def budget_facts(budget: MemoryBudget) -> list[tuple[str, str]]:

@@ -193,14 +193,14 @@ def rechunk_plan(plan: RechunkPlan, *, style: bool = True) -> str:
         f"about {format_seconds(plan.seconds)}",
     ]
     arrays = sorted(plan.arrays, key=lambda a: -a.nbytes)
-    large = [a for a in arrays if a.work.tasks > 1]
-    small = [a for a in arrays if a.work.tasks <= 1]
+    large = [a for a in arrays if not describe.is_plain(a)]
+    small = [a for a in arrays if describe.is_plain(a)]
     body = bar(plan.budget, plan.projected_mem)
     body += "".join(_planned(a) for a in large[:MOST])
     if len(large) > MOST:
         body += f"<p>… and {len(large) - MOST} more, see to_dict().</p>"
     if small:
         names = ", ".join(a.name for a in small)
-        body += f'<p class="xc-dim">Copied whole in one task each: {esc(names)}</p>'
+        body += f'<p class="xc-dim">Copied in one piece: {esc(names)}</p>'
     body += "".join(f"<p>{esc(note)}</p>" for note in plan.notes)
     return card("xchunk plan", facts, body, style=style)

@@ -218,7 +218,7 @@ def _planned(array: ArrayPlan) -> list[str]:
 
 def _small(arrays: Iterable[ArrayPlan]) -> str:
     names = ", ".join(describe.plain(a.name) for a in arrays)
-    return f"copied whole in one task each: {names}"
+    return f"copied in one piece: {names}"
 
 
 def rechunk_plan(plan: RechunkPlan) -> str:
@@ -236,12 +236,12 @@ def rechunk_plan(plan: RechunkPlan) -> str:
     lines += wrap(", ".join(facts), 2)
     lines += bar(plan.budget, plan.projected_mem, 2)
     arrays = sorted(plan.arrays, key=lambda a: -a.nbytes)
-    large = [a for a in arrays if a.work.tasks > 1]
+    large = [a for a in arrays if not describe.is_plain(a)]
     shown, left = _limited(large)
     for array in shown:
         lines += ["", *_planned(array)]
     lines += _more(left, "array")
-    small = [a for a in arrays if a.work.tasks <= 1]
+    small = [a for a in arrays if describe.is_plain(a)]
     if small:
         lines += ["", *wrap(_small(small), 2)]
     for note in plan.notes:

@@ -64,7 +64,8 @@ def target_codecs(info: StoredInfo, zarr_format: int) -> tuple[dict[str, Any], l
         # zarr 2 has one compressor; those before it are filters
         filters, compressors = [*filters, *compressors[:-1]], compressors[-1:]
     notes = [
-        f"codec {name!r} has no counterpart in zarr {zarr_format}; left out" for name in lost_filters
+        f"codec {name!r} has no counterpart in zarr {zarr_format}; left out"
+        for name in lost_filters
     ]
     encoding: dict[str, Any] = {"filters": tuple(filters) or None}
     if lost:

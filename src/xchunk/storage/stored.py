@@ -190,4 +190,3 @@ def close_files() -> None:
     with _files_lock:
         while _files:
             _files.popitem()[1].close()
-

@@ -13,7 +13,15 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 from xchunk.errors import SourceError, TargetExistsError
 from xchunk.storage.zarr_io import get_key, list_prefix
 
-__all__ = ["StoreLike", "describe", "is_zarr", "local_path", "open_store", "overlaps", "refuse_overlap"]
+__all__ = [
+    "StoreLike",
+    "describe",
+    "is_zarr",
+    "local_path",
+    "open_store",
+    "overlaps",
+    "refuse_overlap",
+]
 
 StoreLike = Any
 
