@@ -50,10 +50,14 @@ def jobs(draw, most=6, dims=(1, 2), unchunked=True):
     how = draw(st.sampled_from(["chunks", "chunks", "parts", *["runs", "blocks"] * unchunked]))
     source = draw(lengths_of)
     if how == "parts":
-        source = tuple(draw(st.permutations(_parts(n, c))) for n, c in zip(shape, source))
+        source = tuple(
+            draw(st.permutations(_parts(n, c))) for n, c in zip(shape, source, strict=True)
+        )
     target = draw(lengths_of)
-    units = draw(st.sampled_from([target, tuple(min(n, 2 * c) for n, c in zip(shape, target))]))
-    units = tuple(u if u % c == 0 else c for u, c in zip(units, target))
+    units = draw(
+        st.sampled_from([target, tuple(min(n, 2 * c) for n, c in zip(shape, target, strict=True))])
+    )
+    units = tuple(u if u % c == 0 else c for u, c in zip(units, target, strict=True))
     return job(shape, source, target, units, source_chunked=how != "runs", blocks=how == "blocks")
 
 
@@ -78,10 +82,12 @@ def best_by_force(facts: Facts, stages: int) -> float:
     if stages == 1:
         dims = [
             [(b,) for b in (f or {min(k * u.chunk, s.size) for k in range(1, u.count + 1)})]
-            for (s, u), f in zip(axes, first)
+            for (s, u), f in zip(axes, first, strict=True)
         ]
     else:
-        dims = [list(ways_to_chain(s.size, u.chunk, f)) for (s, u), f in zip(axes, first)]
+        dims = [
+            list(ways_to_chain(s.size, u.chunk, f)) for (s, u), f in zip(axes, first, strict=True)
+        ]
     best = math.inf
     for combination in itertools.product(*dims):
         by_stage = list(zip(*combination, strict=True))
