@@ -103,6 +103,15 @@ class TestStoredBytes:
         )
         assert out.t2m.chunks == ((24,), (5, 5, 5, 3), (4,) * 5)
 
+    def test_every_variable_of_an_opened_store_is_copied_raw(self, source: Path) -> None:
+        from xchunk.storage.assemble import assemble
+
+        for chunks in ({}, None):
+            assembled, _ = assemble(opened(source, chunks=chunks), zarr_format=3)
+            assert {a.name: a.ref is not None for a in assembled} == dict.fromkeys(
+                opened(source).variables, True
+            )
+
     def test_computed_data_are_what_is_written(self, source: Path, tmp_path: Path) -> None:
         ds = opened(source)
         ds.t2m.data = ds.t2m.data * 2 - 280

@@ -69,7 +69,8 @@ def run(args: Sequence[str]) -> int:
         _complain("interrupted; what was not finished can be started again")
         return 130
     except (BrokenPipeError, SystemExit):
-        # The latter is click's answer to the former. Whoever read the output has gone (head, less): nothing more can be said to them.
+        # Whoever read the output has gone (head, less): nothing more can be said to them.
+        # SystemExit is what click makes of it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except XchunkError as error:

@@ -208,7 +208,7 @@ def _read(story: _Story, ds: xr.Dataset, maps: Path, series: Path) -> tuple[Seri
     request = [(0, sizes["time"]), *((i, i + 1) for i in place.values())]
     with open_source(series) as out:
         layouts = (_layout(ds), _layout(out))
-    story.draw(*(drawing.array_layout(layout, request) for layout in layouts))
+    story.draw(*(drawing.array_layout(layout, request, longest=300) for layout in layouts))
     return before, after
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "dtypes",
     "fill",
     "grouped",
+    "is_cut",
     "is_plain",
     "misfit",
     "plain",
@@ -142,6 +143,12 @@ def dask_blocks(layout: ArrayLayout) -> str:
         return ""
     grid = Grid.of(layout.shape, layout.dask_chunks)
     return f"{_tuple(_lengths(c) for c in layout.dask_chunks)}  {counted(grid.count, 'block')}"
+
+
+def is_cut(layout: ArrayLayout) -> bool:
+    """Whether a variable lies in several stored chunks or dask blocks: worth a drawing."""
+    blocks = layout.dask_chunks or ()
+    return layout.n_chunks > 1 or any(len(parts) > 1 for parts in blocks)
 
 
 def misfit(layout: ArrayLayout) -> str:

@@ -2,7 +2,7 @@
 
 The array is drawn in its true proportions, as a bar (1-d), a rectangle (2-d) or a box in
 oblique projection (3-d: the first dim goes into the depth, so that a map lies in front). Of
-more dims the three longest are drawn. Where the proportions are more extreme than 10 to 1
+more dims the three longest are drawn. Where the proportions are more extreme than 16 to 1
 the short sides are drawn longer than they are, and the caption says so.
 """
 
@@ -18,7 +18,7 @@ from xchunk.formatting.style import esc
 
 __all__ = ["array_layout"]
 
-_EXTREME = 10.0
+_EXTREME = 16.0
 _DENSE = 48
 _DEPTH = (0.5, -0.36)
 

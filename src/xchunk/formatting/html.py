@@ -89,7 +89,7 @@ def layout_report(report: LayoutReport, *, style: bool = True) -> str:
         ", ".join(formats),
     ]
     body = _rows(data) if data else "<p>No data variables.</p>"
-    figures = [drawing.array_layout(a) for a in data[:DRAWN] if a.is_chunked or a.dask_chunks]
+    figures = [drawing.array_layout(a) for a in data[:DRAWN] if describe.is_cut(a)]
     if any(figures):
         body += f'<div class="xc-flex">{"".join(figures)}</div>'
     if coords:

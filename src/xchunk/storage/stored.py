@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from xarray.backends.zarr import FillValueCoder
 
 from xchunk.errors import SourceError
 from xchunk.storage import zarr_io
@@ -96,6 +98,8 @@ def _zarr_info(array: Any) -> StoredInfo:
     if zarr_format == 3:
         encoding["serializer"] = array.serializer
         encoding["fill_value"] = array.fill_value
+        if "_FillValue" in attrs:
+            attrs["_FillValue"] = _decoded_fill(attrs["_FillValue"], np.dtype(array.dtype))
     elif array.fill_value is not None:
         # zarr 2 has one fill value, which xarray masks with: it is the CF attribute too
         attrs["_FillValue"] = array.fill_value
@@ -110,6 +114,15 @@ def _zarr_info(array: Any) -> StoredInfo:
         attrs=attrs,
         encoding=encoding,
     )
+
+
+def _decoded_fill(value: Any, dtype: np.dtype[Any]) -> Any:
+    """Undo how xarray writes a fill value into JSON: floats as base64 of their bytes."""
+    try:
+        return FillValueCoder.decode(value, dtype)
+    except (ValueError, TypeError, struct.error):
+        # not written by xarray: it is what it is
+        return value
 
 
 def _zarr_chunks(array: Any) -> tuple[int | tuple[int, ...], ...]:
