@@ -238,7 +238,7 @@ def plan(as_json: bool, **given: Any) -> None:
 @xchunk.command(
     epilog=_examples(
         "xchunk rechunk era5.nc series.zarr --access timeseries --memory 4GiB",
-        "xchunk rechunk era5.zarr out.zarr --chunks time=-1,lat=20,lon=20 --max-mem 1GB",
+        "xchunk rechunk era5.nc out.zarr --chunks time=-1,lat=20 --max-mem 1GB",
         "xchunk rechunk in.nc out.zarr --chunks t2m:time=-1 --chunks tp:time=9",
     )
 )

@@ -22,7 +22,7 @@ from xchunk.core.units import format_bytes, format_count, format_seconds, parse_
 from xchunk.demo.data import make_reanalysis
 from xchunk.demo.measure import Rechunked, Series, read_series, rechunk_in_fresh_process
 from xchunk.errors import MemoryBudgetError, SourceError, TargetExistsError
-from xchunk.formatting import drawing, html, style, text
+from xchunk.formatting import describe, drawing, html, style, text
 from xchunk.sources import open_source
 from xchunk.verification import Comparison, compare
 
@@ -242,16 +242,12 @@ def _sum_up(
     story.chapter("Measured")
     before, after = series
 
-    def times(series: Series) -> str:
-        factor = series.amplification
-        return f"{factor:,.0f} ×" if factor >= 10 else f"{factor:.3g} ×"
-
     story.figures(
         ("one pixel's series", "before", "after"),
         [
             ("chunks decoded", format_count(before.chunks), format_count(after.chunks)),
             ("bytes decoded", format_bytes(before.decoded), format_bytes(after.decoded)),
-            ("decoded / needed", times(before), times(after)),
+            ("decoded / needed", *(describe.times(s.amplification) for s in series)),
             ("time", format_seconds(before.seconds), format_seconds(after.seconds)),
         ],
     )

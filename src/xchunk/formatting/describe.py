@@ -10,7 +10,7 @@ from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import PAUSE, SPILL, TARGET, TERMINATE, MemoryBudget
 from xchunk.core.plan import ArrayPlan, Stage
 from xchunk.core.suggest import VariableSuggestion
-from xchunk.core.units import format_bytes, format_count
+from xchunk.core.units import format_bytes, format_count, format_seconds
 
 __all__ = [
     "ACTIONS",
@@ -18,7 +18,6 @@ __all__ = [
     "MARKS",
     "STAGES",
     "Fill",
-    "amplification",
     "budget_facts",
     "chunks",
     "codecs",
@@ -28,6 +27,7 @@ __all__ = [
     "dims",
     "dtypes",
     "fill",
+    "growth",
     "grouped",
     "is_cut",
     "is_plain",
@@ -36,6 +36,8 @@ __all__ = [
     "shards",
     "stage_facts",
     "stored",
+    "suggestion_facts",
+    "times",
     "work_facts",
 ]
 
@@ -173,10 +175,43 @@ def dim_chunks(sizes: Mapping[str, int], by_dim: Mapping[str, int | tuple[int, .
     return ", ".join(out) or "scalar"
 
 
-def amplification(v: VariableSuggestion) -> str:
-    """How much is decoded for each element that is needed."""
-    factor = v.read_amplification
+def times(factor: float) -> str:
+    """A factor, to three digits or as a whole number: ``1.5 ×``, ``29,040 ×``."""
     return f"{format_count(factor) if factor >= 1000 else format(factor, '.3g')} ×"
+
+
+def growth(v: VariableSuggestion, budget: MemoryBudget) -> int:
+    """Bytes by which one worker grows, as the suggestion says it or as its tasks make up."""
+    return v.worker_mem or v.projected_mem * budget.threads
+
+
+def suggestion_facts(v: VariableSuggestion, budget: MemoryBudget) -> list[tuple[str, str]]:
+    """The facts of a suggestion for one variable by name."""
+    facts = [("chunks", dim_chunks(v.layout.sizes, v.chunks))]
+    if v.action == "stage":
+        kept = _tuple(v.target_chunks)
+        if v.target_shards is not None:
+            kept += f" in shards of {_tuple(v.target_shards)}"
+        facts.append(("stored", f"{chunks(v.layout)} → {kept}"))
+    decoded = f"{times(v.read_amplification)} what is needed in a pass"
+    if v.request_amplification > 1:
+        decoded += f", {times(v.request_amplification)} in one request"
+    facts.append(("decoded now", decoded))
+    if v.action == "load":
+        return facts
+    tasks = f"{format_count(v.tasks)} a pass"
+    if 1 <= v.threads < budget.threads:
+        tasks += f", on {v.threads} of {counted(budget.threads, 'thread')}"
+    facts.append(("tasks", tasks))
+    spans = [
+        ("as it is", v.seconds_now),
+        ("rechunked", v.seconds_after),
+        ("the rechunk itself", v.rechunk_seconds),
+    ]
+    known = [f"{name} {format_seconds(t)}" for name, t in spans if t is not None]
+    if known:
+        facts.append(("a pass takes", ", ".join(known)))
+    return facts
 
 
 def stage_facts(stage: Stage, threads: int) -> list[tuple[str, str]]:

@@ -117,19 +117,14 @@ def memory_budget(budget: MemoryBudget, *, style: bool = True) -> str:
 
 
 def _suggested(v: VariableSuggestion, budget: MemoryBudget) -> str:
-    facts = [("chunks", describe.dim_chunks(v.layout.sizes, v.chunks))]
-    if v.action == "stage":
-        facts.append(("stored", f"{describe.chunks(v.layout)} → {v.target_chunks}"))
-        if v.target_shards is not None:
-            facts.append(("shards", str(v.target_shards)))
-    if v.action != "load":
-        facts.append(("tasks a pass", format_count(v.tasks)))
-    facts.append(("read amplification as stored", describe.amplification(v)))
-    facts.append(("one task holds", format_bytes(v.projected_mem)))
+    facts = [
+        *describe.suggestion_facts(v, budget),
+        ("one task holds", format_bytes(v.projected_mem)),
+    ]
     return (
         f'<div class="xc-card"><div class="xc-name"><b>{esc(v.name)}</b>'
         f'<span class="xc-tag">{esc(describe.ACTIONS[v.action])}</span></div>{pairs(facts)}'
-        f"{bar(budget, v.projected_mem * budget.threads)}<p>{esc(v.why)}</p></div>"
+        f"{bar(budget, describe.growth(v, budget))}<p>{esc(v.why)}</p></div>"
     )
 
 

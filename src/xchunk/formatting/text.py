@@ -10,7 +10,7 @@ from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import ArrayPlan, RechunkPlan
 from xchunk.core.suggest import Suggestion, VariableSuggestion
-from xchunk.core.units import format_bytes, format_count, format_seconds
+from xchunk.core.units import format_bytes, format_seconds
 from xchunk.formatting import describe
 
 if TYPE_CHECKING:
@@ -161,22 +161,11 @@ def memory_budget(budget: MemoryBudget) -> str:
 
 def _suggested(v: VariableSuggestion, budget: MemoryBudget) -> list[str]:
     lines = [sides(v.name, describe.ACTIONS[v.action], 2)]
-    facts = [("chunks", describe.dim_chunks(v.layout.sizes, v.chunks))]
-    if v.action == "stage":
-        kept = f"{v.target_chunks}"
-        if v.target_shards is not None:
-            kept += f" in shards of {v.target_shards}"
-        facts.append(("stored", f"{describe.chunks(v.layout)} → {kept}"))
-    if v.action != "load":
-        facts.append(("tasks", f"{format_count(v.tasks)} a pass"))
-    facts.append(("read", f"{describe.amplification(v)} what is needed, as it is stored now"))
-    for name, value in facts:
-        lines += wrap(value, 12, f"    {name}")
-    lines += [
-        "    memory  " + line.strip()
-        for line in bar(budget, v.projected_mem * budget.threads, width=30)
-    ]
-    lines += wrap(v.why, 12, "    why") if v.why else []
+    for name, value in describe.suggestion_facts(v, budget):
+        lines += wrap(value, 18, f"    {name}")
+    (drawn,) = bar(budget, describe.growth(v, budget), indent=18, width=30)
+    lines.append("    memory" + drawn[10:])
+    lines += wrap(v.why, 18, "    why") if v.why else []
     return lines
 
 

@@ -21,7 +21,7 @@ from xarray.conventions import encode_dataset_coordinates
 from xchunk.errors import EncodingError
 from xchunk.storage.codecs import target_codecs
 from xchunk.storage.refs import StoredRef, Traced
-from xchunk.storage.stored import StoredInfo, open_stored
+from xchunk.storage.stored import StoredInfo, close_files, open_stored
 from xchunk.storage.trace import trace
 from xchunk.storage.twins import Neighbours, find_twin
 
@@ -90,23 +90,27 @@ def assemble(
         If a variable cannot be encoded.
     """
     variables, attrs = encode_dataset_coordinates(ds)
-    traces = {name: trace(variable) for name, variable in ds.variables.items()}
-    neighbours = Neighbours.of(
-        (ds.variables[name], traced) for name, traced in traces.items() if traced is not None
-    )
-    assembled = []
-    for name, variable in variables.items():
-        if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
-            raise EncodingError(
-                f"the variable name {name!r} cannot be a path in a zarr store; rename it first: "
-                f"ds.rename({{{name!r}: 'a_plain_name'}})"
-            )
-        traced = traces[name] or find_twin(name, ds.variables[name], neighbours)
-        one = _raw(name, group, traced, variable, zarr_format)
-        if one is None:
-            one = _computed(name, group, variable, zarr_format)
-        coord = name in ds.coords
-        assembled.append(one if not coord else replace(one, is_coord=True))
+    try:
+        traces = {name: trace(variable) for name, variable in ds.variables.items()}
+        neighbours = Neighbours.of(
+            (ds.variables[name], traced) for name, traced in traces.items() if traced is not None
+        )
+        assembled = []
+        for name, variable in variables.items():
+            if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
+                raise EncodingError(
+                    f"the variable name {name!r} cannot be a path in a zarr store; rename it first: "
+                    f"ds.rename({{{name!r}: 'a_plain_name'}})"
+                )
+            traced = traces[name] or find_twin(name, ds.variables[name], neighbours)
+            one = _raw(name, group, traced, variable, zarr_format)
+            if one is None:
+                one = _computed(name, group, variable, zarr_format)
+            coord = name in ds.coords
+            assembled.append(one if not coord else replace(one, is_coord=True))
+    finally:
+        # netCDF's library fails where a file is opened again beside a handle that stays open
+        close_files()
     return _without_made_up_coordinates(ds, assembled, attrs), dict(attrs)
 
 

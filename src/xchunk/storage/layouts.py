@@ -14,9 +14,10 @@ from xchunk.core.layout import ArrayLayout, Packing
 from xchunk.core.units import format_bytes
 from xchunk.errors import SourceError
 from xchunk.storage.refs import AxisPart, FileRef, Traced, ZarrRef
-from xchunk.storage.stored import StoredInfo, open_stored
+from xchunk.storage.stored import StoredInfo, close_files, open_stored
 from xchunk.storage.stores import describe
 from xchunk.storage.trace import trace
+from xchunk.storage.twins import Neighbours, find_namesake
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,14 +77,26 @@ def read_layouts(groups: Mapping[str, xr.Dataset]) -> LayoutReport:
     """Read the layouts of some groups' Datasets; ``""`` is the root."""
     data, coords = [], []
     source = ""
-    for path, ds in groups.items():
-        source = source or str(ds.encoding.get("source", ""))
-        for name, variable in ds.variables.items():
-            is_coord = name in ds.coords
-            full = f"{path}/{name}" if path else str(name)
-            layout, where = _read(full, variable, is_coord)
-            source = source or where
-            (coords if is_coord else data).append(layout)
+    try:
+        for path, ds in groups.items():
+            source = source or str(ds.encoding.get("source", ""))
+            traces = {name: trace(variable) for name, variable in ds.variables.items()}
+            neighbours = Neighbours.of(
+                (ds.variables[n], traced) for n, traced in traces.items() if traced is not None
+            )
+            for name, variable in ds.variables.items():
+                is_coord = name in ds.coords
+                full = f"{path}/{name}" if path else str(name)
+                traced = traces[name]
+                if traced is None and name in ds.xindexes:
+                    # xarray has loaded it; what is stored under its name is what it was
+                    traced = find_namesake(str(name), variable, neighbours)
+                layout, where = _read(full, variable, is_coord, traced)
+                source = source or where
+                (coords if is_coord else data).append(layout)
+    finally:
+        # netCDF's library fails where a file is opened again beside a handle that stays open
+        close_files()
     return LayoutReport((*data, *coords), source or "memory")
 
 
@@ -93,11 +106,12 @@ def read_layout(name: str, variable: xr.Variable, *, is_coord: bool = False) -> 
     The facts come from the stored array where the variable can be traced to one, and
     otherwise from its dask chunks; the encoding alone is no evidence.
     """
-    return _read(name, variable, is_coord)[0]
+    return _read(name, variable, is_coord, trace(variable))[0]
 
 
-def _read(name: str, variable: xr.Variable, is_coord: bool) -> tuple[ArrayLayout, str]:
-    traced = trace(variable)
+def _read(
+    name: str, variable: xr.Variable, is_coord: bool, traced: Traced | None
+) -> tuple[ArrayLayout, str]:
     dims = tuple(str(d) for d in variable.dims)
     attrs = {k: variable.attrs[k] for k in _AXIS_ATTRS if k in variable.attrs}
     for key in ("units", "calendar"):

@@ -9,7 +9,7 @@ The evidence is the comparison itself, so that only small arrays are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from xchunk.errors import SourceError
 from xchunk.storage.refs import AxisPart, FileRef, StoredRef, Traced, ZarrRef
 from xchunk.storage.stored import StoredArray, open_stored
 
-__all__ = ["Neighbours", "find_twin"]
+__all__ = ["Neighbours", "find_namesake", "find_twin"]
 
 #: Elements up to which a loaded variable is compared with its stored twin.
 _MOST = 10_000_000
@@ -73,19 +73,38 @@ def find_twin(name: str, variable: xr.Variable, neighbours: Neighbours) -> Trace
     Traced or None
         The box of the stored array; None where there is no twin for certain.
     """
-    if variable.size > _MOST or variable.chunks is not None or not neighbours.homes:
+    if variable.size > _MOST or variable.chunks is not None:
         return None
-    for home in neighbours.homes:
+    for traced, stored in _namesakes(name, variable, neighbours):
         try:
-            ref = _sibling(home, name)
-            stored = open_stored(ref)
-            traced = _box(variable, stored, ref, neighbours)
-            if traced is not None and _decodes_to(variable, stored, traced):
+            if _decodes_to(variable, stored, traced):
                 return traced
         except (SourceError, ValueError, TypeError, OverflowError, IndexError):
-            # no such array, or one that cannot be decoded: then it is no twin
+            # what cannot be decoded is no twin
             continue
     return None
+
+
+def find_namesake(name: str, variable: xr.Variable, neighbours: Neighbours) -> Traced | None:
+    """Find a stored array of a loaded variable's name and shape, without reading its values.
+
+    It tells how the variable was stored, but it is no evidence that the values are the same.
+    """
+    return next((traced for traced, _ in _namesakes(name, variable, neighbours)), None)
+
+
+def _namesakes(
+    name: str, variable: xr.Variable, neighbours: Neighbours
+) -> Iterator[tuple[Traced, StoredArray]]:
+    for home in neighbours.homes:
+        ref = _sibling(home, name)
+        try:
+            stored = open_stored(ref)
+        except SourceError:
+            continue
+        traced = _box(variable, stored, ref, neighbours)
+        if traced is not None:
+            yield traced, stored
 
 
 def _sibling(home: StoredRef, name: str) -> StoredRef:

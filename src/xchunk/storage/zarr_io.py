@@ -98,14 +98,14 @@ def open_array(store: Store, path: str, zarr_format: int, *, mode: str) -> zarr.
     Written chunks are never dropped by zarr: its test for empty chunks takes any NaN for a
     NaN fill, which would lose payloads. `write_units` makes its own, by bits.
     """
-    array = zarr.open_array(
-        store,
-        path=path or None,
-        mode=mode,  # type: ignore[arg-type]
-        zarr_format=zarr_format,  # type: ignore[arg-type]
-        config={"write_empty_chunks": True},
-    )
-    return array
+    # zarr < 3.2 takes no such setting when it opens an array, but reads the configuration then
+    with _config_lock, zarr.config.set({"array.write_empty_chunks": True}):
+        return zarr.open_array(
+            store,
+            path=path or None,
+            mode=mode,  # type: ignore[arg-type]
+            zarr_format=zarr_format,  # type: ignore[arg-type]
+        )
 
 
 def read_into(array: zarr.Array[Any], region: Sequence[slice], out: NDArray[Any]) -> None:
