@@ -12,6 +12,7 @@ part of a stored chunk takes the chunk and 2.7 times its own).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -137,7 +138,7 @@ def walk(size: int, block: Any, chunk: Any, halo: int) -> tuple[int, int, int, b
     b = edges(size, block)
     decoded, split = 0, False
     c = None if chunk is None else edges(size, chunk)
-    for start, stop in zip(b[:-1], b[1:], strict=True):
+    for start, stop in itertools.pairwise(b):
         low = max(0, start - halo)
         if c is None:
             decoded += stop - low
@@ -220,9 +221,10 @@ def table(name: str, rows: list[tuple[dict[str, Any], Advice | None, float]]) ->
         worst, fits = max(worst, x.amplification), fits + x.fits
         missed = [n for n in ("fits", "whole", "lean", "sane") if not getattr(x, n)]
         print(
-            f"  {s['id']:5} {x.points}  {a.action:6} {x.tasks:>9,} tasks, blocks {x.block / 1e6:9,.1f} MB,"
-            f" amplification {x.amplification:8.2f}, memory {x.share:7.1%}, threads {a.threads},"
-            f" {seconds * 1e3:4.0f} ms {'; missed: ' + ', '.join(missed) if missed else ''}"
+            f"  {s['id']:5} {x.points}  {a.action:6} {x.tasks:>9,} tasks, "
+            f"blocks {x.block / 1e6:9,.1f} MB, amplification {x.amplification:8.2f}, "
+            f"memory {x.share:7.1%}, threads {a.threads}, {seconds * 1e3:4.0f} ms"
+            f"{'; missed: ' + ', '.join(missed) if missed else ''}"
         )
     print(
         f"  mean {np.mean(points):.2f} of 4, fits {fits} of {len(rows)}, worst amplification "

@@ -22,23 +22,16 @@ GB = 10**9
 
 
 def layout(
-    dims: str,
-    shape: tuple[int, ...],
-    chunks: Any,
-    stored: str = "f4",
-    dtype: str | None = None,
-    format: str = "zarr3",
-    **more: Any,
+    dims: str, shape: tuple[int, ...], chunks: Any, stored: str = "f4", /, **more: Any
 ) -> ArrayLayout:
     return ArrayLayout(
         more.pop("name", "v"),
         tuple(dims.split()),
         shape,
-        np.dtype(dtype or stored),
+        np.dtype(more.pop("dtype", stored)),
         np.dtype(stored),
         chunks,
-        format=format,
-        **more,
+        **{"format": "zarr3", **more},
     )
 
 
@@ -52,7 +45,7 @@ def advise(v: ArrayLayout, access: Any, budget: MemoryBudget, **more: Any) -> Va
     return suggest_dataset([v], access, budget, **more).variables[v.name]
 
 
-ERA5 = layout("time lat lon", (87600, 721, 1440), (1, 721, 1440), "i2", "f8")
+ERA5 = layout("time lat lon", (87600, 721, 1440), (1, 721, 1440), "i2", dtype="f8")
 SP = layout("time lat lon", (1460, 181, 360), (365, 61, 60))
 
 # The layouts for which peers give advice that fails, with the workers that people have.
@@ -62,11 +55,12 @@ SCENARIOS = [
         ERA5, {"time": -1, "lat": 1, "lon": 1}, {}, workers(4, 4), "stage", 1, id="series-at-points"
     ),
     pytest.param(
-        layout("time lat lon", (16071, 720, 1440), (1, 720, 1440), "i2", "f4", "netcdf4"),
+        layout("time lat lon", (16071, 720, 1440), (1, 720, 1440), "i2", dtype="f4",
+               format="netcdf4"),
         None, {"reduce": ["time"]}, workers(8, 2), "chunk", 1, id="monthly-climatology",
     ),
     pytest.param(
-        layout("time y x", (288, 5424, 5424), (1, 226, 226), "i2", "f4", "netcdf4"),
+        layout("time y x", (288, 5424, 5424), (1, 226, 226), "i2", dtype="f4", format="netcdf4"),
         {"y": -1, "x": -1}, {}, workers(8, 4), "chunk", 1, id="full-disk-frames",
     ),
     pytest.param(
@@ -110,7 +104,7 @@ SCENARIOS = [
 
 
 @pytest.mark.parametrize(("v", "access", "more", "budget", "action", "amplification"), SCENARIOS)
-def test_scenarios(
+def test_scenarios(  # noqa: PLR0917 - a row of the table
     v: ArrayLayout,
     access: Any,
     more: dict[str, Any],
@@ -176,7 +170,7 @@ def test_a_series_over_series_is_lazy() -> None:
 
 
 def test_passes_decide() -> None:
-    v = layout("time y x", (288, 5424, 5424), (1, 226, 226), "i2", "f4", "netcdf4")
+    v = layout("time y x", (288, 5424, 5424), (1, 226, 226), "i2", dtype="f4", format="netcdf4")
     once = advise(v, {"y": -1, "x": -1}, workers(8, 4))
     often = advise(v, {"y": -1, "x": -1}, workers(8, 4), passes=50)
     assert (once.action, often.action) == ("chunk", "stage")
@@ -205,7 +199,7 @@ def test_mixtures_compromise() -> None:
 
 
 COORDS = [
-    layout("time", (20_000,), (1,), "i8", "M8[ns]", name="time", is_coord=True),
+    layout("time", (20_000,), (1,), "i8", dtype="M8[ns]", name="time", is_coord=True),
     layout("lat", (361,), (361,), "f8", name="lat", is_coord=True),
     layout("", (), (), "i4", name="crs", is_coord=True),
 ]
@@ -334,7 +328,7 @@ def test_no_advice_is_above_the_budget(
     threads: int,
 ) -> None:
     chunks = tuple(min(c, n) for c, n in zip(chunks, shape, strict=True))
-    v = layout("time lat lon", shape, chunks, "i2", "f4", codecs=("zstd",))
+    v = layout("time lat lon", shape, chunks, "i2", dtype="f4", codecs=("zstd",))
     budget = MemoryBudget.of_growth(int(10**power), threads=threads)
     try:
         s = suggest_array(v, AccessPattern("drawn", whole), budget)
