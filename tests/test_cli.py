@@ -233,7 +233,8 @@ def test_what_nobody_expected_gets_one_line_too(
     code, _, err = run("inspect", maps)
     assert code == 1
     assert err == (
-        "xchunk: error: ZeroDivisionError: two lines (run it again with --debug for the traceback)\n"
+        "xchunk: error: ZeroDivisionError: two lines "
+        "(run it again with --debug for the traceback)\n"
     )
     code, _, err = run("inspect", maps, "--debug")
     assert code == 1
@@ -268,12 +269,12 @@ def start(*args: object) -> subprocess.Popen[str]:
 
 
 def test_a_closed_pipe_is_no_error(maps: Path) -> None:
-    process = start("inspect", maps)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.wait(60) == 141
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
+    with start("inspect", maps) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def work() -> None:
     """Rechunk as the argument says, and print what it took; runs in the fresh process."""
     job: dict[str, Any] = json.loads(sys.argv[1])
     try:
-        answer = asdict(_rechunk(job))
+        answer = asdict(rechunk(job))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:  # noqa: BLE001  the other process shows it
@@ -141,7 +141,8 @@ def work() -> None:
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
-def _rechunk(job: dict[str, Any]) -> Rechunked:
+def rechunk(job: dict[str, Any]) -> Rechunked:
+    """Rechunk in this process, and measure it."""
     import dask
 
     import xchunk.accessor  # noqa: F401  registers .chunking

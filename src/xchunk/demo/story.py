@@ -19,12 +19,12 @@ from dask.base import optimize
 
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.units import format_bytes, format_count, format_seconds, parse_bytes
+from xchunk.demo.compare import Comparison, compare
 from xchunk.demo.data import make_reanalysis
 from xchunk.demo.measure import Rechunked, Series, read_series, rechunk_in_fresh_process
 from xchunk.errors import MemoryBudgetError, SourceError, TargetExistsError
 from xchunk.formatting import describe, drawing, html, style, text
 from xchunk.sources import open_source
-from xchunk.verification import Comparison, compare
 
 __all__ = ["tell"]
 
