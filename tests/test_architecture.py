@@ -29,7 +29,10 @@ FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("policies", r"core(\..+)?"),
         ("storage", r"storage(\..+)?"),
         ("engine", r"engine(\..+)?"),
-        ("orchestration", r"sources|rechunk|lazy|reopen|run|verification|proof|jobs|batch|diagnose(\..+)?"),
+        (
+            "orchestration",
+            r"sources|rechunk|lazy|reopen|run|verification|proof|jobs|batch|diagnose(\..+)?",
+        ),
         ("face", r"accessor|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|chunkmanager"),
     ]
 )

@@ -6,7 +6,6 @@ Importing this registers ``.chunking`` on `xarray.Dataset`, `xarray.DataArray` a
 
 from xchunk._version import __version__
 from xchunk.accessor import DataArrayChunking, DatasetChunking, DataTreeChunking
-from xchunk.formatting import register as _register
 from xchunk.errors import (
     EncodingError,
     ExcessiveIOWarning,
@@ -21,6 +20,7 @@ from xchunk.errors import (
     XchunkError,
     XchunkWarning,
 )
+from xchunk.formatting import register as _register
 
 _register()
 

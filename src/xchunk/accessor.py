@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xchunk.core.plan import Limits, RechunkPlan
     from xchunk.core.suggest import Suggestion
     from xchunk.proof import Proof
+    from xchunk.rechunk import Rechunk
     from xchunk.storage.layouts import LayoutReport
 
 __all__ = ["ChunkingAccessor", "DataArrayChunking", "DataTreeChunking", "DatasetChunking"]
@@ -31,6 +32,8 @@ What = Any
 
 class ChunkingAccessor(Generic[T]):
     """How the data are stored, which chunks fit, and rechunking to them."""
+
+    _obj: T
 
     def __init__(self, obj: T):
         self._obj = obj
@@ -122,7 +125,7 @@ class ChunkingAccessor(Generic[T]):
         from xchunk.core.suggest import suggest_dataset
 
         budget = self.budget(memory, max_mem)
-        extra = {} if rates is None else {"rates": rates}
+        extra: dict[str, Any] = {} if rates is None else {"rates": rates}
         return suggest_dataset(
             self.layout().layouts, "scan" if access is None else access, budget, **extra, **pattern
         )
@@ -290,7 +293,7 @@ class ChunkingAccessor(Generic[T]):
         target = open_store(store, read_only=True, storage_options=storage_options)
         return prove(self._groups(), target, budget=self.budget(memory, max_mem))
 
-    def _bind(self, what: What, store: Any, **options: Any) -> Any:
+    def _bind(self, what: What, store: Any, **options: Any) -> Rechunk:
         from xchunk.rechunk import bind
 
         access = options.pop("access")
@@ -336,7 +339,7 @@ class ChunkingAccessor(Generic[T]):
         return html.layout_report(self.layout())
 
 
-@xr.register_dataset_accessor("chunking")
+@xr.register_dataset_accessor("chunking")  # type: ignore[no-untyped-call]
 class DatasetChunking(ChunkingAccessor[xr.Dataset]):
     """How a Dataset is stored, which chunks fit, and rechunking to them."""
 
@@ -347,7 +350,7 @@ class DatasetChunking(ChunkingAccessor[xr.Dataset]):
         return groups[""]
 
 
-@xr.register_dataarray_accessor("chunking")
+@xr.register_dataarray_accessor("chunking")  # type: ignore[no-untyped-call]
 class DataArrayChunking(ChunkingAccessor[xr.DataArray]):
     """How a DataArray is stored, which chunks fit, and rechunking to them."""
 
@@ -363,7 +366,7 @@ class DataArrayChunking(ChunkingAccessor[xr.DataArray]):
         return groups[""][self._name].rename(self._obj.name)
 
 
-@xr.register_datatree_accessor("chunking")
+@xr.register_datatree_accessor("chunking")  # type: ignore[no-untyped-call]
 class DataTreeChunking(ChunkingAccessor[xr.DataTree]):
     """How a tree of groups is stored, which chunks fit, and rechunking to them."""
 

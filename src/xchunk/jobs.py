@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xchunk.core.grid import Axis, Grid
@@ -17,7 +17,14 @@ from xchunk.errors import InvalidChunksError
 from xchunk.storage.assemble import Assembled
 from xchunk.storage.target import TargetArray
 
-__all__ = ["choose_target", "chunks_by_variable", "copy_job", "may_scratch", "with_blocks"]
+__all__ = [
+    "Wishes",
+    "choose_target",
+    "chunks_by_variable",
+    "copy_job",
+    "may_scratch",
+    "with_blocks",
+]
 
 #: Bytes that one element of an array of objects (strings of any length) is taken to have.
 _OBJECT_BYTES = 64
@@ -49,25 +56,34 @@ def chunks_by_variable(
     return parse_chunks(what, layouts)
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of the target's layout."""
+
+    what: Any
+    """The suggestion or the chunks, as the user gave them."""
+    chunks: Mapping[str, Mapping[str, Any]]
+    """Chunks by variable and dim."""
+    shards: Mapping[str, Mapping[str, Any]]
+    """Shards by variable and dim."""
+    zarr_format: int
+    """2 or 3."""
+
+
 def choose_target(
-    one: Assembled,
-    layout: ArrayLayout,
-    what: Any,
-    chunk_spec: Mapping[str, Mapping[str, Any]],
-    shard_spec: Mapping[str, Mapping[str, Any]],
-    zarr_format: int,
-    budget: MemoryBudget,
+    one: Assembled, layout: ArrayLayout, wishes: Wishes, budget: MemoryBudget
 ) -> TargetArray:
     """Choose a variable's chunks and shards: as asked, as suggested, or as they are stored."""
     if len(one.shape) != layout.ndim:
         # the encoding adds or takes a dim (characters of strings): one chunk of each of those
-        chunks = tuple(max(1, n) for n in one.shape)
-        return TargetArray(one, chunks, None)
+        return TargetArray(one, tuple(max(1, n) for n in one.shape), None)
     layout = replace(layout, stored_dtype=one.dtype)
-    chunks = chunks_for_store(layout, chunk_spec.get(one.path, {}), itemsize=_itemsize(one))
-    shards = shards_for_store(layout, shard_spec.get(one.path, {}), chunks)
-    if shards is None and zarr_format == 3 and layout.ndim:
-        shards = _suggested_shards(one.path, what, chunks) or _kept_shards(layout, chunks, budget)
+    named = wishes.chunks.get(one.path, {})
+    chunks = chunks_for_store(layout, named, itemsize=_itemsize(one))
+    shards = shards_for_store(layout, wishes.shards.get(one.path, {}), chunks)
+    if shards is None and wishes.zarr_format == 3 and layout.ndim:
+        shards = _suggested_shards(one.path, wishes.what, chunks)
+        shards = shards or _kept_shards(layout, chunks, budget)
     return TargetArray(one, chunks, shards)
 
 
@@ -102,7 +118,7 @@ def _holds_objects(one: Assembled) -> bool:
     return bool(one.dtype.hasobject or one.dtype.kind == "T")
 
 
-def with_blocks(target: TargetArray, layout: ArrayLayout, budget: MemoryBudget) -> Assembled:
+def with_blocks(target: TargetArray, budget: MemoryBudget) -> Assembled:
     """Make a computed variable a dask array of regular blocks.
 
     Values that are not dask's yet (in memory, or lazy in a backend), and those that do not go
@@ -133,7 +149,7 @@ def copy_job(target: TargetArray) -> CopyJob:
     one = target.assembled
     grid = Grid.of(one.shape, target.chunks)
     units = Grid.of(one.shape, target.shards) if target.shards is not None else grid
-    common = {
+    common: dict[str, Any] = {
         "name": one.path,
         "shape": one.shape,
         "itemsize": _itemsize(one),
@@ -141,8 +157,7 @@ def copy_job(target: TargetArray) -> CopyJob:
         "units": units,
     }
     if one.info is None:
-        assert one.variable is not None
-        blocks = one.variable.chunks or ()
+        blocks = (one.variable.chunks or ()) if one.variable is not None else ()
         source = Grid.of(one.shape, [c if len(c) > 1 else -1 for c in blocks])
         return CopyJob(**common, source=source, source_compressed=False, blocks=True)
     if one.info.chunks is None:

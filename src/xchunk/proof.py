@@ -26,7 +26,6 @@ from xchunk.engine.run import Chain, current_client, run_chains
 from xchunk.errors import SourceError, VerificationError
 from xchunk.jobs import copy_job, may_scratch, with_blocks
 from xchunk.storage.assemble import Assembled, assemble
-from xchunk.storage.layouts import read_layouts
 from xchunk.storage.refs import ZarrRef
 from xchunk.storage.stored import StoredInfo, open_stored
 from xchunk.storage.stores import describe, is_zarr
@@ -109,7 +108,6 @@ def prove(groups: Mapping[str, xr.Dataset], store: Store, *, budget: MemoryBudge
     pairs: list[_Pair] = []
     for path, ds in groups.items():
         assembled, _ = assemble(ds, zarr_format=zarr_format, group=path)
-        layouts = read_layouts({path: ds})
         for one in assembled:
             ref = ZarrRef(store, one.path, zarr_format)
             try:
@@ -120,7 +118,7 @@ def prove(groups: Mapping[str, xr.Dataset], store: Store, *, budget: MemoryBudge
             differing = _metadata_faults(one, info)
             faults += differing
             if one.shape == info.shape and not any("dtype" in d for d in differing):
-                pairs.append(_pair(one, ref, info, layouts[one.path], budget))
+                pairs.append(_pair(one, ref, info, budget))
     digests = _digests(pairs, budget)
     for pair in pairs:
         faults += _value_faults(pair, digests)
@@ -177,12 +175,10 @@ def _same(a: Any, b: Any) -> bool:
     return bool(x.ravel().tolist() == y.ravel().tolist())
 
 
-def _pair(
-    one: Assembled, ref: ZarrRef, info: StoredInfo, layout: Any, budget: MemoryBudget
-) -> _Pair:
+def _pair(one: Assembled, ref: ZarrRef, info: StoredInfo, budget: MemoryBudget) -> _Pair:
     chunks = tuple(c if isinstance(c, int) else max(c) for c in info.chunks or ())
     target = TargetArray(one, chunks, info.shards)
-    source = with_blocks(target, layout, budget)
+    source = with_blocks(target, budget)
     job = copy_job(replace(target, assembled=source))
     limits = Limits() if may_scratch(source) else Limits(scratch=False)
     plan = plan_array(job, budget, limits=limits)

@@ -19,7 +19,14 @@ from xchunk.core.suggest import Suggestion
 from xchunk.engine.copy import StageSpec, scratch_dtype
 from xchunk.engine.run import Chain, Report, current_client, run_chains
 from xchunk.errors import EncodingError
-from xchunk.jobs import choose_target, chunks_by_variable, copy_job, may_scratch, with_blocks
+from xchunk.jobs import (
+    Wishes,
+    choose_target,
+    chunks_by_variable,
+    copy_job,
+    may_scratch,
+    with_blocks,
+)
 from xchunk.storage.assemble import Assembled, assemble
 from xchunk.storage.layouts import read_layouts
 from xchunk.storage.refs import FileRef, ZarrRef
@@ -185,8 +192,12 @@ def bind(
     site = Site(open_store(store, storage_options=storage_options), overwrite=overwrite)
     site.check()
     report = read_layouts(groups)
-    chunk_spec = chunks_by_variable(what, report.layouts)
-    shard_spec = parse_chunks(shards or {}, report.layouts, "shards")
+    wishes = Wishes(
+        what=what,
+        chunks=chunks_by_variable(what, report.layouts),
+        shards=parse_chunks(shards or {}, report.layouts, "shards"),
+        zarr_format=zarr_format,
+    )
     rates, limits = rates or Rates(), limits or Limits()
     copies: list[_Copy] = []
     grouped: dict[str, tuple[list[TargetArray], dict[str, Any]]] = {}
@@ -196,10 +207,8 @@ def bind(
         grouped[path] = ([], attrs)
         for one in assembled:
             _refuse_own_source(one, site)
-            layout = report[one.path]
-            target = choose_target(one, layout, what, chunk_spec, shard_spec, zarr_format, budget)
-            one = with_blocks(target, layout, budget)
-            target = replace(target, assembled=one)
+            target = choose_target(one, report[one.path], wishes, budget)
+            target = replace(target, assembled=with_blocks(target, budget))
             job = copy_job(target)
             own = limits if may_scratch(one) else replace(limits, scratch=False)
             copies.append(_Copy(target, plan_array(job, budget, rates=rates, limits=own)))
@@ -212,7 +221,7 @@ def bind(
         budget=budget,
         rates=rates,
         target=describe(site.store),
-        notes=tuple([*notes, *site.notes()]),
+        notes=(*notes, *site.notes()),
     )
     return Rechunk(plan, site, tuple(copies), metadata)
 

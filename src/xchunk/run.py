@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any, Protocol
 
 import xarray as xr
@@ -18,7 +19,12 @@ class ProgressLike(Protocol):
     """What shows how far a rechunk is."""
 
     def __enter__(self) -> Any: ...
-    def __exit__(self, *exc: Any) -> Any: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> object: ...
     def update(self, *, name: str, stage: str, done: int, total: int, nbytes: int) -> None:
         """Take note that a box is done."""
         ...
@@ -40,7 +46,7 @@ def run_rechunk(
     }
     done = dict.fromkeys(totals, 0)
 
-    def report(label: str, box: int, nbytes: int) -> None:
+    def report(label: str, _box: int, nbytes: int) -> None:
         name, kind, total = totals[label]
         done[label] += 1
         progress.update(name=name, stage=kind, done=done[label], total=total, nbytes=nbytes)

@@ -9,12 +9,10 @@ import pytest
 from xchunk.core.memory import (
     DECODE_COPIES,
     ENCODE_COPIES,
-    PLAIN_READ_COPIES,
-    PLAIN_WRITE_COPIES,
-    SHARD_COPIES,
     TARGET,
     CopyBuffers,
     MemoryBudget,
+    codec_copies,
 )
 from xchunk.errors import MemoryBudgetError
 
@@ -43,10 +41,10 @@ def test_growth_is_taken_as_it_is():
 @pytest.mark.parametrize(
     ("buffers", "peak"),
     [
-        pytest.param(CopyBuffers(100, 10, 10), 122, id="writing-is-more"),
-        pytest.param(CopyBuffers(100, 20, 10), 140, id="reading-is-more"),
-        pytest.param(CopyBuffers(100, 20, 10, concurrency=3), 220, id="in-flight"),
-        pytest.param(CopyBuffers(100, 20, 10, overhead=7), 147, id="overhead"),
+        pytest.param(CopyBuffers(100, 5, 10), 122, id="writing-is-more"),
+        pytest.param(CopyBuffers(100, 20, 10), 156, id="reading-is-more"),
+        pytest.param(CopyBuffers(100, 20, 10, concurrency=3), 268, id="in-flight"),
+        pytest.param(CopyBuffers(100, 20, 10, overhead=7), 163, id="overhead"),
         pytest.param(CopyBuffers(100, 0, 0), 100, id="box"),
     ],
 )
@@ -54,6 +52,16 @@ def test_projected_mem(buffers, peak):
     assert buffers.projected_mem == peak
 
 
-def test_codecs_hold_more_than_plain_bytes():
-    assert PLAIN_READ_COPIES < DECODE_COPIES
-    assert PLAIN_WRITE_COPIES < ENCODE_COPIES < SHARD_COPIES
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_codecs_hold(fused):
+    plain, packed = codec_copies((), fused=fused), codec_copies(("shuffle", "zstd"), fused=fused)
+    gzip = codec_copies(("GZip",), fused=fused)
+    assert plain[0] < packed[0] < gzip[0]
+    assert plain[1] < packed[1] < gzip[1]
+    assert codec_copies(("zlib",)) == gzip
+
+
+def test_the_usual_codec_is_the_default():
+    buffers = CopyBuffers(0, 1, 1)
+    assert (buffers.read_copies, buffers.write_copies) == (DECODE_COPIES, ENCODE_COPIES)
+    assert codec_copies(("blosc",)) == (DECODE_COPIES, ENCODE_COPIES)

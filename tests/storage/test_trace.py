@@ -8,6 +8,7 @@ starts this file again, in a process of its own, for h5netcdf.
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import itertools
 import os
@@ -166,6 +167,14 @@ def reassign(ds: xr.Dataset, change: Callable[[Any], Any]) -> xr.DataArray:
     return ds.packed
 
 
+def by_number(block: Any, block_info: Any = None) -> Any:
+    return block * block_info[0]["num-chunks"][0]
+
+
+def first(a: Any, b: Any) -> Any:
+    return a - b
+
+
 def persisted(a: xr.DataArray) -> xr.DataArray:
     return a.persist() if a.chunks else a.load()
 
@@ -290,6 +299,15 @@ REFUSED: dict[str, Callable[[xr.Dataset], xr.DataArray]] = {
     "index": lambda ds: ds.t,
     "map-blocks": lambda ds: ds.packed.copy(
         data=da.asarray(ds.packed.data).map_blocks(np.negative)
+    ),
+    "map-blocks-with-parameters": lambda ds: ds.packed.copy(
+        data=da.asarray(ds.packed.data).map_blocks(functools.partial(np.clip, min=0, max=3))
+    ),
+    "map-blocks-by-number": lambda ds: ds.packed.copy(
+        data=da.map_blocks(by_number, da.asarray(ds.packed.data), dtype="f8")
+    ),
+    "two-arrays": lambda ds: ds.packed.copy(
+        data=da.blockwise(first, "tzyx", ds.packed.data, "tzyx", ds.plain.data, "tzyx", dtype="f8")
     ),
     "view": lambda ds: ds.packed.copy(data=da.asarray(ds.packed.data).view("i8")),
     "apply-ufunc": lambda ds: xr.apply_ufunc(np.sqrt, ds.packed.clip(0), dask="parallelized"),

@@ -50,20 +50,20 @@ class Axis:
 
     @classmethod
     def regular(cls, size: int, chunk: int) -> Axis:
-        """Cut ``size`` elements into parts of ``chunk``; -1 is the whole dim, longer is clamped."""
+        """Cut ``size`` elements into parts of ``chunk``; -1 is the whole dim, longer is cut."""
         if size < 0:
             raise InvalidChunksError(f"a dim cannot have {size} elements")
         if chunk == -1:
             chunk = size
         elif chunk < 1:
             raise InvalidChunksError(
-                f"a chunk of {chunk} is not possible; give a positive length, or -1 for the whole dim"
+                f"a chunk of {chunk} is not possible; give a positive length, or -1 for all of it"
             )
         return cls(size, max(1, min(chunk, size)))
 
     @classmethod
     def of(cls, size: int, chunks: int | Sequence[int]) -> Axis:
-        """Like `regular`, but a sequence gives the length of each part (empty parts are dropped)."""
+        """Like `regular`, but a sequence gives the length of each part; empty ones are dropped."""
         if isinstance(chunks, int):
             return cls.regular(size, chunks)
         parts = tuple(int(c) for c in chunks if c)

@@ -42,13 +42,13 @@ class ArrayLayout:
     stored_dtype: np.dtype[Any]
     """The dtype of the stored bytes."""
     chunks: tuple[int | tuple[int, ...], ...] | None = None
-    """Elements of a stored chunk along each dim (all lengths where irregular); None: not chunked."""
+    """Elements of a chunk along each dim (all lengths where irregular); None: not chunked."""
     shards: Chunks | None = None
     """Elements of a shard along each dim (zarr v3); None: every chunk is an object of its own."""
     codecs: tuple[str, ...] = ()
     """Names of the codecs and filters, in the order of encoding; none: uncompressed."""
     format: str = "memory"
-    """``zarr2``, ``zarr3``, ``netcdf4``, ``netcdf3``, ``hdf5``, ``grib``, ``memory`` or ``dask``."""
+    """``zarr2``, ``zarr3``, ``netcdf4``, ``netcdf3``, ``grib``, ``memory`` or ``dask``."""
     packing: Packing | None = None
     """How stored integers become numbers; None: not packed."""
     fill_value: Any = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,9 @@ from xchunk.errors import MemoryBudgetError
 __all__ = [
     "DECODE_COPIES",
     "ENCODE_COPIES",
+    "FUSED_DECODE_COPIES",
+    "GZIP_READ_COPIES",
+    "GZIP_WRITE_COPIES",
     "PAUSE",
     "PLAIN_READ_COPIES",
     "PLAIN_WRITE_COPIES",
@@ -21,6 +25,7 @@ __all__ = [
     "TERMINATE",
     "CopyBuffers",
     "MemoryBudget",
+    "codec_copies",
 ]
 
 #: dask's ``distributed.worker.memory`` defaults: fractions of a worker's limit.
@@ -121,27 +126,50 @@ class MemoryBudget:
         }
 
 
-# What the buffers of a copy task hold for each byte of the unit in flight. They bound what
-# zarr-python does with the codecs of the formats, data that do not compress included.
+# What a copy task holds for each byte of the unit in flight, its box not counted. Measured in
+# fresh processes (peak RSS growth, units of 16 MB that hardly compress, zarr-python 3.1 and
+# 3.4, formats 2 and 3), rounded up.
 
-#: A chunk that is decoded: its encoded bytes, at worst as many, and its decoded bytes.
-DECODE_COPIES = 2.0
+#: A chunk that is decoded: its encoded bytes, at worst as many, and its decoded bytes (1.9);
+#: without zarr's fused pipeline sometimes those of the chunk before as well (2.8).
+DECODE_COPIES, FUSED_DECODE_COPIES = 2.8, 2.0
 
-#: A chunk without a codec: the bytes as they were read are the values.
+#: A chunk or piece without a codec: the bytes as they were read are the values (1.0).
 PLAIN_READ_COPIES = 1.1
 
-#: A unit that is encoded: a contiguous copy of its values, and the encoder's output, which
-#: is allocated for the worst case (blosc, zstd) before it is cut to what came out.
+#: A unit that is encoded: a contiguous copy of its values, and what comes out (1.9).
 ENCODE_COPIES = 2.2
 
-#: A unit without a codec: the contiguous copy, of which the store writes the bytes.
-PLAIN_WRITE_COPIES = 1.2
+#: A unit without a codec: the contiguous copy, and in some pipelines the bytes of it (1.0-2.0).
+PLAIN_WRITE_COPIES = 2.1
 
-#: A shard: its values, its encoded inner chunks, and the object in which they are joined.
-SHARD_COPIES = 3.0
+#: A shard: its encoded inner chunks, and the object in which they are joined (2.0-2.1).
+SHARD_COPIES = 2.2
+
+#: Python's gzip and zlib grow their output step by step, and copy it (3.8 and 2.8).
+GZIP_READ_COPIES, GZIP_WRITE_COPIES = 3.9, 2.9
 
 #: What a task takes whatever its size: its code path's objects, codec contexts, file handles.
 TASK_OVERHEAD = 1_000_000
+
+
+def codec_copies(codecs: Sequence[str], *, fused: bool = False) -> tuple[float, float]:
+    """Return what zarr holds for each byte of a chunk in flight, reading and writing it.
+
+    Parameters
+    ----------
+    codecs : sequence of str
+        Names of the compressors and filters; none: uncompressed.
+    fused : bool
+        Whether zarr's fused pipeline is used.
+    """
+    names = [name.lower() for name in codecs]
+    if any("gzip" in name or "zlib" in name for name in names):
+        return GZIP_READ_COPIES, GZIP_WRITE_COPIES
+    if not names:
+        # chunks of the source: some pipelines keep the chunk before a little longer
+        return PLAIN_READ_COPIES if fused else FUSED_DECODE_COPIES, PLAIN_WRITE_COPIES
+    return FUSED_DECODE_COPIES if fused else DECODE_COPIES, ENCODE_COPIES
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from xchunk.core.grid import Axis, Grid, ceildiv
 from xchunk.core.memory import (
     DECODE_COPIES,
     ENCODE_COPIES,
+    FUSED_DECODE_COPIES,
     PLAIN_READ_COPIES,
     PLAIN_WRITE_COPIES,
     SHARD_COPIES,
@@ -92,7 +93,9 @@ class Facts:
     @cached_property
     def target_copies(self) -> float:
         """Bytes held for each byte of a target's write unit in flight."""
-        return ENCODE_COPIES if self.job.units == self.job.target else SHARD_COPIES
+        if self.job.units != self.job.target:
+            return SHARD_COPIES
+        return self.job.write_copies or ENCODE_COPIES
 
     @cached_property
     def source_buffers(self) -> tuple[int, float]:
@@ -102,8 +105,8 @@ class Facts:
         if not self.job.source_chunked:
             at_once = min(self.job.nbytes, READ_AT_ONCE, max(self.job.itemsize, self.per_task // 8))
             return at_once, PLAIN_READ_COPIES
-        compressed = self.job.source_compressed
-        return self.source_unit, DECODE_COPIES if compressed else PLAIN_READ_COPIES
+        usual = DECODE_COPIES if self.job.source_compressed else FUSED_DECODE_COPIES
+        return self.source_unit, self.job.read_copies or usual
 
     @cached_property
     def target_work(self) -> Work:

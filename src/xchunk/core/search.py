@@ -107,7 +107,7 @@ def _join(
     tables: Sequence[Table], model: Model, below: float, keep: int, compare: int
 ) -> Found | None:
     width = tables[0].shape[1]
-    least = [np.ones(width)]
+    least: list[_Floats] = [np.ones(width)]
     for table in reversed(tables):
         least.append(least[-1] * table.min(axis=0))
     least = least[-2::-1]
@@ -125,7 +125,7 @@ def _join(
         if len(alive) == 0:
             return None
         joined = joined[alive]
-        kept = np.arange(len(joined))
+        kept: NDArray[np.intp] = np.arange(len(joined))
         if i < len(tables) - 1:
             kept, sure = _thin(joined, costs, model, keep, compare)
             exact &= sure

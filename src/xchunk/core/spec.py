@@ -31,8 +31,8 @@ def parse_chunks(
     ----------
     spec : mapping
         ``{dim: n}`` for all variables but coordinates of one dim, ``{variable: {dim: n}}``
-        for each, or both at once; what is said of a variable wins. ``n`` is a length, -1 for the whole dim, or the
-        lengths of all blocks. A length beyond the dim means the whole dim.
+        for each, or both at once; what is said of a variable wins. ``n`` is a length, -1 for
+        the whole dim, or the lengths of all blocks. A length beyond the dim means all of it.
     layouts : sequence of ArrayLayout
         The variables.
     what : str

@@ -47,6 +47,10 @@ class CopyJob:
     """Whether source chunks have to be decoded; if not, they are only read."""
     blocks: bool = False
     """Whether the source is computed block by block (dask): each block can be had once only."""
+    read_copies: float | None = None
+    """Bytes held for each byte of a source chunk in flight; None: the most that is usual."""
+    write_copies: float | None = None
+    """Bytes held for each byte of a target chunk in flight; None: the most that is usual."""
 
     @property
     def nbytes(self) -> int:

@@ -67,7 +67,7 @@ def format_bytes(n: int | float) -> str:
         size /= 1000
     if unit == "B":
         return f"{size:.0f} B"
-    digits = max(0, 2 - int(math.floor(math.log10(max(abs(size), 1)))))
+    digits = max(0, 2 - math.floor(math.log10(max(abs(size), 1))))
     return f"{size:.{digits}f} {unit}"
 
 

@@ -137,7 +137,7 @@ def resident_bytes() -> int:
 
 def _proc_field(path: str, field: str) -> int | None:
     try:
-        with open(path) as lines:
+        with Path(path).open() as lines:
             for line in lines:
                 if line.startswith(field):
                     return int(line.split()[1]) * 1024

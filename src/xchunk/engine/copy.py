@@ -70,10 +70,10 @@ def scratch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"u{width}" if width in (1, 2, 4, 8) else f"V{width}")
 
 
-def copy_box(spec: StageSpec, i: int, after: Any = None) -> int:
+def copy_box(spec: StageSpec, i: int, _after: Any = None) -> int:
     """Copy box number ``i`` of a stage; return its bytes.
 
-    ``after`` is the checkpoint of the stage before; it only orders the tasks.
+    The last argument is the checkpoint of the stage before, which only orders the tasks.
     """
     with reading(spec, i) as (region, values):
         _write(spec, region, values)
@@ -209,6 +209,6 @@ def release(run: str) -> None:
     with _lock:
         for cache in (_open, _slots):
             for key in [k for k in cache if k[0] == run]:
-                del cache[key]  # type: ignore[attr-defined]
+                del cache[key]
     _buffers.clear()
     close_files()

@@ -8,6 +8,7 @@ both sides have; the digests of the pieces are what is compared.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def common_pieces(a: Grid, b: Grid) -> Grid:
             axes.append(y if x.nests(y) else x)
             continue
         edges = sorted({axis.bounds(i)[0] for axis in (x, y) for i in range(axis.count)} | {x.size})
-        axes.append(Axis.of(x.size, [q - p for p, q in zip(edges, edges[1:], strict=False)]))
+        axes.append(Axis.of(x.size, [q - p for p, q in itertools.pairwise(edges)]))
     return Grid(tuple(axes))
 
 
@@ -43,7 +44,7 @@ def pieces_of(pieces: Grid, region: tuple[slice, ...]) -> list[tuple[int, ...]]:
     ]
 
 
-def digest_box(spec: StageSpec, i: int, after: Any = None) -> list[bytes]:
+def digest_box(spec: StageSpec, i: int, _after: Any = None) -> list[bytes]:
     """Read box number ``i`` and return the digest of each of its pieces."""
     with reading(spec, i) as (region, values):
         return _digests(spec, region, values)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import dask
 import dask.array as da
+from dask.base import optimize as dask_optimize
 
 from xchunk.engine.copy import StageSpec, checkpoint, copy_box, release, write_block
 from xchunk.engine.digest import digest_block, digest_box
@@ -140,7 +140,7 @@ def _graph(chains: Sequence[Chain]) -> tuple[dict[Any, Any], dict[Any, str]]:
 
 
 def _block_graph(blocks: da.Array) -> tuple[dict[Any, Any], list[Any]]:
-    (optimized,) = dask.optimize(blocks)
+    (optimized,) = dask_optimize(blocks)
     flat: list[Any] = []
     stack = [optimized.__dask_keys__()]
     while stack:

@@ -99,8 +99,8 @@ def assemble(
         for name, variable in variables.items():
             if not isinstance(name, str) or "/" in name or name in ("", ".", ".."):
                 raise EncodingError(
-                    f"the variable name {name!r} cannot be a path in a zarr store; rename it first: "
-                    f"ds.rename({{{name!r}: 'a_plain_name'}})"
+                    f"the variable name {name!r} cannot be a path in a zarr store; rename it "
+                    f"first: ds.rename({{{name!r}: 'a_plain_name'}})"
                 )
             traced = traces[name] or find_twin(name, ds.variables[name], neighbours)
             one = _raw(name, group, traced, variable, zarr_format)
@@ -155,7 +155,12 @@ def _raw(
     for key, value in info.attrs.items():
         if key not in attrs and key in variable.encoding:
             attrs[key] = value
-    encoding, notes = target_codecs(info, zarr_format)
+    own = {k: variable.encoding[k] for k in _ZARR_KEYS if k in variable.encoding}
+    like = info
+    if own:
+        # a user may have asked for other codecs than the source has, as for to_zarr
+        like = replace(info, format=_format_of(own), encoding={**info.encoding, **own})
+    encoding, notes = target_codecs(like, zarr_format)
     if zarr_format == 3 and info.format.startswith("zarr") and info.fill_value is not None:
         encoding["fill_value"] = info.fill_value
     notes += _decoding_notes(info)
@@ -177,10 +182,11 @@ def _raw(
 def _encodes_back(variable: xr.Variable, info: StoredInfo) -> bool:
     """Tell whether xarray would encode the variable to just what is stored."""
     encoding, stored = variable.encoding, info.attrs
-    if "dtype" in encoding and np.dtype(encoding["dtype"]) != info.dtype:
-        # xarray notes bool for the int8 that netCDF stores it as
-        if not (stored.get("dtype") == "bool" and np.dtype(encoding["dtype"]) == bool):
-            return False
+    dtype = np.dtype(encoding.get("dtype", variable.dtype)).newbyteorder("=")
+    # xarray notes bool for the int8 that netCDF stores it as
+    is_bool = stored.get("dtype") == "bool" and dtype.kind == "b"
+    if dtype != info.dtype.newbyteorder("=") and not is_bool:
+        return False
     for key in _VALUE_KEYS:
         if key in variable.attrs:
             continue
@@ -210,10 +216,11 @@ def _decoding_notes(info: StoredInfo) -> list[str]:
     packing = [info.attrs.get(k) for k in ("scale_factor", "add_offset")]
     narrow = [v for v in packing if isinstance(v, np.generic | np.ndarray) and v.dtype == "f4"]
     if narrow and info.dtype.kind in "iu":
-        return [
+        note = (
             "its float32 scale_factor or add_offset becomes a JSON number, so that xarray "
             "decodes the copy as float64; the stored integers are the same"
-        ]
+        )
+        return [note]
     return []
 
 
@@ -223,7 +230,7 @@ def _encoder_takes_format() -> bool:
 
 
 def _computed(name: str, group: str, variable: xr.Variable, zarr_format: int) -> Assembled:
-    kwargs = {"zarr_format": zarr_format} if _encoder_takes_format() else {}
+    kwargs: dict[str, Any] = {"zarr_format": zarr_format} if _encoder_takes_format() else {}
     try:
         encoded = encode_zarr_variable(variable, name=name, **kwargs)
     except (ValueError, TypeError, OverflowError) as error:

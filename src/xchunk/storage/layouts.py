@@ -13,7 +13,7 @@ from xchunk.core.grid import Axis
 from xchunk.core.layout import ArrayLayout, Packing
 from xchunk.core.units import format_bytes
 from xchunk.errors import SourceError
-from xchunk.storage.refs import AxisPart, FileRef, Traced, ZarrRef
+from xchunk.storage.refs import AxisPart, FileRef, Traced
 from xchunk.storage.stored import StoredInfo, close_files, open_stored
 from xchunk.storage.stores import describe
 from xchunk.storage.trace import trace
@@ -75,7 +75,8 @@ class LayoutReport:
 
 def read_layouts(groups: Mapping[str, xr.Dataset]) -> LayoutReport:
     """Read the layouts of some groups' Datasets; ``""`` is the root."""
-    data, coords = [], []
+    data: list[ArrayLayout] = []
+    coords: list[ArrayLayout] = []
     source = ""
     try:
         for path, ds in groups.items():
@@ -157,14 +158,13 @@ def _read(
 
 
 def _where(traced: Traced) -> str:
-    if isinstance(traced.ref, FileRef):
-        return traced.ref.filename
-    assert isinstance(traced.ref, ZarrRef)
-    return describe(traced.ref.store)
+    ref = traced.ref
+    return ref.filename if isinstance(ref, FileRef) else describe(ref.store)
 
 
 def _real_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return dtype if isinstance(dtype, np.dtype) else np.dtype(dtype)
+    # xarray's index variables may have a dtype of pandas
+    return np.dtype(dtype)
 
 
 def _compact(chunks: tuple[tuple[int, ...], ...]) -> tuple[int | tuple[int, ...], ...]:

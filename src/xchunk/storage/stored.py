@@ -166,8 +166,11 @@ class _FileStored:
             encoding={},
         )
 
-    def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        # The backends allocate what they return: a buffer would be one more copy.
+    def read(
+        self,
+        region: Sequence[slice],
+        out: NDArray[Any] | None = None,  # noqa: ARG002 - what backends return is new anyway
+    ) -> NDArray[Any]:
         return np.asarray(self._variable[tuple(region)].values)
 
 

@@ -87,7 +87,7 @@ def make_metadata(
                     mode="a",
                     compute=False,
                     consolidated=False,
-                    zarr_format=zarr_format,  # type: ignore[arg-type]
+                    zarr_format=zarr_format,
                     safe_chunks=False,
                 )
             except (ValueError, TypeError, NotImplementedError, KeyError) as error:
@@ -111,7 +111,7 @@ def make_metadata(
 
 
 def _group_keys(contents: Mapping[str, bytes], paths: Sequence[str]) -> list[str]:
-    """List the groups' documents: the deepest first, the root last, and what opens it at the end."""
+    """List the groups' documents: the deepest first, the root last."""
     deepest_first = sorted({*paths, *_parents(paths), ""}, key=lambda p: (-len(p.split("/")), p))
     deepest_first.sort(key=lambda p: p == "")
     return [
@@ -123,7 +123,7 @@ def _group_keys(contents: Mapping[str, bytes], paths: Sequence[str]) -> list[str
 
 
 def _parents(paths: Sequence[str]) -> set[str]:
-    out = set()
+    out: set[str] = set()
     for path in paths:
         parts = path.split("/")
         out.update("/".join(parts[:i]) for i in range(1, len(parts)))

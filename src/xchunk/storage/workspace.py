@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import Store
+from zarr.codecs import BloscCodec
 from zarr.storage import MemoryStore
 
 from xchunk.core.plan import Scratch
@@ -77,7 +78,7 @@ class Workspace:
         path = f"{PREFIX}/scratch/{stage}/{name}"
         compressors: Any = None
         if scratch.compressor == "lz4":
-            compressors = zarr.codecs.BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle")
+            compressors = BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle")
         documents: dict[str, Any] = {}
         # Made in the store itself, it would get parent groups, and the target's root is one:
         # the target could be opened before it is complete.

@@ -15,7 +15,7 @@ import asyncio
 import importlib
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, TypeVar
 
@@ -42,8 +42,8 @@ T = TypeVar("T")
 
 _FUSED = "zarr.core.codec_pipeline.FusedCodecPipeline"
 _config_lock = threading.Lock()
-_tuned_depth = 0
-_tuned_context: Any = None
+#: The tuned configurations that are in force, of which only the first one set anything.
+_tuned: list[Any] = []
 
 
 def _sync(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -72,24 +72,19 @@ def tuned(concurrency: int = 1) -> Iterator[None]:
     sets it and the last one to leave restores it. What others do with zarr meanwhile
     stays right; only its speed may change.
     """
-    global _tuned_depth, _tuned_context
+    settings: dict[str, Any] = {"async.concurrency": concurrency}
+    if has_fused_pipeline():
+        settings["codec_pipeline.path"] = _FUSED
+        settings["codec_pipeline.max_workers"] = concurrency
     with _config_lock:
-        if _tuned_depth == 0:
-            settings: dict[str, Any] = {"async.concurrency": concurrency}
-            if has_fused_pipeline():
-                settings["codec_pipeline.path"] = _FUSED
-                settings["codec_pipeline.max_workers"] = concurrency
-            _tuned_context = zarr.config.set(settings)
-            _tuned_context.__enter__()
-        _tuned_depth += 1
+        _tuned.append(nullcontext() if _tuned else zarr.config.set(settings))
+        _tuned[-1].__enter__()
     try:
         yield
     finally:
         with _config_lock:
-            _tuned_depth -= 1
-            if _tuned_depth == 0:
-                context, _tuned_context = _tuned_context, None
-                context.__exit__(None, None, None)
+            # any of the tasks may be the last to leave: the first entry is the one that counts
+            _tuned.pop() if len(_tuned) > 1 else _tuned.pop().__exit__(None, None, None)
 
 
 def open_array(store: Store, path: str, zarr_format: int, *, mode: str) -> zarr.Array[Any]:
@@ -102,8 +97,8 @@ def open_array(store: Store, path: str, zarr_format: int, *, mode: str) -> zarr.
     with _config_lock, zarr.config.set({"array.write_empty_chunks": True}):
         return zarr.open_array(
             store,
-            path=path or None,
-            mode=mode,  # type: ignore[arg-type]
+            path=path,
+            mode=mode,
             zarr_format=zarr_format,  # type: ignore[arg-type]
         )
 
