@@ -35,14 +35,16 @@ PANELS = [
 ]
 
 
-def panel(number: int, chunks: tuple[int, ...], request: tuple | None) -> tuple[str, float]:
-    """Return one drawing, placed, and its width."""
-    layout = ArrayLayout("t2m", ("time", "lat", "lon"), SHAPE, np.dtype("f4"), np.dtype("f4"), chunks)
-    svg = re.search(r"<svg.*</svg>", array_layout(layout, request, longest=130))
-    assert svg is not None
-    width = float(re.search(r'width="(\d+)"', svg[0])[1])
-    x = 130 + 250 * number - width / 2
-    return svg[0].replace("<svg ", f'<svg x="{x:.0f}" y="34" ', 1), width
+def panel(number: int, chunks: tuple[int, ...], request: tuple | None) -> str:
+    """Return one drawing, in its place."""
+    layout = ArrayLayout(
+        "t2m", ("time", "lat", "lon"), SHAPE, np.dtype("f4"), np.dtype("f4"), chunks
+    )
+    figure = array_layout(layout, request, longest=130)
+    drawing = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
+    (width,) = re.findall(r' width="(\d+)" height="\d+">', drawing)
+    x = 130 + 250 * number - int(width) / 2
+    return drawing.replace("<svg ", f'<svg x="{x:.0f}" y="34" ', 1)
 
 
 def main() -> None:
@@ -50,8 +52,7 @@ def main() -> None:
     parts = []
     for number, (title, below, chunks, request) in enumerate(PANELS):
         middle = 130 + 250 * number
-        drawing, _ = panel(number, chunks, request)
-        parts.append(drawing)
+        parts.append(panel(number, chunks, request))
         parts.append(f'<text x="{middle}" y="20">{title}</text>')
         for i, line in enumerate(below):
             parts.append(f'<text class="small" x="{middle}" y="{176 + 15 * i}">{line}</text>')
