@@ -487,6 +487,18 @@ def test_decoding_tells_parameters_apart(change: str | None) -> None:
     assert (texts[0] == texts[1]) == (change is None)
 
 
+@pytest.mark.parametrize("name", ["packed", "plain", "other", "when"])
+def test_decoding_is_spelled_alike_in_all_formats(name: str, sources: dict[str, Any]) -> None:
+    # zarr 2 stands apart: there a fill value is always masked.
+    texts = set()
+    for backend in set(BACKENDS) - {"zarr2"}:
+        with reopen(backend, sources[backend]) as ds:
+            traced = trace(ds[name].variable)
+            assert traced is not None
+            texts.add(traced.decoding)
+    assert len(texts) == 1
+
+
 def test_plain_opens_are_answered_without_their_blocks() -> None:
     import zarr
 

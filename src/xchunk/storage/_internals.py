@@ -175,29 +175,42 @@ def _decoder(func: Callable[..., Any]) -> Decoder:
     if type(func) is functools.partial and not func.args and func.func in _DECODERS:
         name = func.func.__name__
         given = func.keywords
-        # In float64 a factor of any type is used as the number that it is.
-        exact = func.func is _scale_offset_decoding and np.dtype(given["dtype"]) == np.float64
-        parameters = (f"{key}={_spell(given[key], exact)}" for key in sorted(given))
+        parameters = (
+            f"{k}={_spell(given[k], func.func, given.get('dtype'))}" for k in sorted(given)
+        )
         return Decoder(name, func, f"{name}({', '.join(parameters)})")
     raise UntraceableError("an unknown function")
 
 
-def _spell(value: Any, exact: bool = False) -> str:
+def _spell(value: Any, func: Callable[..., Any], dtype: Any) -> str:
     """Write a parameter so that equal texts stand for equal effects."""
     if value is None or type(value) in (str, bool, int):
         return repr(value)
     if isinstance(value, np.integer):  # compared with the data by its value alone
         return repr(int(value))
     if isinstance(value, (float, np.floating)):
-        # Its type takes part in the arithmetic: a float is weak, a numpy scalar is not.
-        if np.isnan(value):
-            return "nan"
-        return repr(float(value)) if exact else f"{type(value).__name__}({float(value)!r})"
+        return _spell_float(value, func, dtype)
     if isinstance(value, (np.dtype, type)):
         return np.dtype(value).str
     if type(value) in (set, list, tuple):
-        return f"[{', '.join(sorted(map(_spell, value)))}]"
+        return f"[{', '.join(sorted(_spell(v, func, dtype) for v in value))}]"
     return tokenize(value)
+
+
+def _spell_float(value: float | np.floating[Any], func: Callable[..., Any], dtype: Any) -> str:
+    """Write a float without its type where its type makes no difference.
+
+    Elsewhere it does: in float32 a plain float is rounded first, a numpy scalar is not.
+    """
+    if np.isnan(value):
+        return "nan"
+    decoded = None if dtype is None else np.dtype(dtype)
+    if func is _scale_offset_decoding:
+        alike = decoded == np.float64
+    else:
+        short = abs(float(value)) < np.finfo("f4").max and float(np.float32(value)) == float(value)
+        alike = func is _apply_mask and decoded in (np.float32, np.float64) and short
+    return repr(float(value)) if alike else f"{type(value).__name__}({float(value)!r})"
 
 
 class _Graph:
