@@ -421,6 +421,7 @@ def test_contiguous_array_as_one_box_is_one_run():
         ({"units": Grid.of((9,), (5,))}, "units chunks are for an array"),
         ({"target": Grid.of((10, 10), ((1, 9), 5))}, "one length along each dim"),
         ({"units": Grid.of((10, 10), ((1, 9), 5))}, "one length along each dim"),
+        ({"source": Grid.of((10, 10), ((1, 9), 5)), "blocks": True}, "regular blocks first"),
     ],
 )
 def test_senseless_jobs_are_refused(change, match):

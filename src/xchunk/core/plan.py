@@ -104,6 +104,11 @@ def _check_job(job: CopyJob, concurrency: int) -> None:
             f"{job.name}: the target's chunks must all have one length along each dim. "
             "Give one length for each dim instead of a list of lengths."
         )
+    if job.blocks and not job.source.is_regular:
+        raise InvalidChunksError(
+            f"{job.name}: blocks that are computed once must all have one length along each dim. "
+            "Rechunk the variable to regular blocks first."
+        )
     if concurrency < 1:
         raise InvalidChunksError(f"concurrency={concurrency} must be at least 1.")
 

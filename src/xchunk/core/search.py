@@ -132,9 +132,10 @@ def _join(
         rows = joined[kept]
         picks = np.column_stack([picks[alive[kept] // len(table)], alive[kept] % len(table)])
     costs = model.cost(rows)
-    if not costs.min() < below:
+    lowest_cost = float(np.min(costs))
+    if not lowest_cost < below:
         return None
-    close = np.flatnonzero(costs <= costs.min() * (1 + 1e-6))
+    close = np.flatnonzero(costs <= lowest_cost * (1 + 1e-6))
     rows, costs, picks = rows[close], costs[close], picks[close]
     winner = _ranking(rows, costs, picks, model)[0]
     return Found(tuple(int(i) for i in picks[winner]), float(costs[winner]), exact, visited)
