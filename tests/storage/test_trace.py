@@ -543,8 +543,7 @@ def test_a_failed_self_check_turns_tracing_off(
 
 
 def test_without_private_names_nothing_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "xchunk.storage._internals", None)
-    monkeypatch.delattr("xchunk.storage._internals")
+    monkeypatch.setitem(sys.modules, "xchunk.storage._wrappers", None)
     tracing._self_check.cache_clear()
     try:
         assert not can_trace()

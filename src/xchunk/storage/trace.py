@@ -59,10 +59,11 @@ def can_trace() -> bool:
 
 def _trace(variable: xr.Variable) -> Traced | None:
     try:
-        from xchunk.storage import _internals
+        from xchunk.storage._tasks import part_of
+        from xchunk.storage._wrappers import reference
 
-        part = _internals.part_of(variable)
-        ref, dtype = _internals.reference(part)
+        part = part_of(variable)
+        ref, dtype = reference(part)
         return Traced(
             ref=ref,
             stored_shape=part.leaf.shape,

@@ -1,22 +1,20 @@
-"""The one place that knows xarray's lazy wrappers and dask's tasks by name.
+"""The one place that knows dask's layers and tasks by name.
 
-Neither library tells through its public API where the values of a variable come from, so
-this module reads their private classes. Each is recognised by its exact type, and each
-function by identity; whatever is not known raises `UntraceableError`, and an import that fails
-here turns tracing off (see `xchunk.storage.trace`), never xchunk.
+dask does not tell through its public API what a graph does to an array, so this module reads
+its tasks. Each function is recognised by identity and each kind of layer by its exact type;
+whatever is not known raises `UntraceableError`, and an import that fails here turns tracing
+off (see `xchunk.storage.trace`), never xchunk.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import dask.array
 import numpy as np
-import zarr
 from dask.array._shuffle import _getitem as take
 from dask.array._shuffle import concatenate_arrays
 from dask.array.chunk import getitem
@@ -27,190 +25,30 @@ from dask.array.core import (
     getter_inline,
     getter_nofancy,
 )
-from dask.base import tokenize
 from dask.blockwise import Blockwise, blockwise_token
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.layers import ArraySliceDep
 from dask.task_spec import Alias, DataNode, List, Task, TaskRef
 from xarray import Variable
-from xarray.backends.file_manager import CachingFileManager
-from xarray.backends.h5netcdf_ import H5NetCDFArrayWrapper, H5NetCDFStore
-from xarray.backends.netCDF4_ import NetCDF4ArrayWrapper, NetCDF4DataStore
-from xarray.backends.scipy_ import ScipyArrayWrapper, ScipyDataStore
-from xarray.backends.zarr import ZarrArrayWrapper
-from xarray.coding.common import _ElementwiseFunctionArray
-from xarray.coding.strings import decode_bytes_array
-from xarray.coding.times import decode_cf_datetime, decode_cf_timedelta
-from xarray.coding.variables import (
-    BoolTypeArray,
-    NativeEndiannessArray,
-    _apply_mask,
-    _scale_offset_decoding,
-)
-from xarray.core.indexing import (
-    BasicIndexer,
-    CopyOnWriteArray,
-    ImplicitToExplicitIndexingAdapter,
-    LazilyIndexedArray,
-    LazilyVectorizedIndexedArray,
-    MemoryCachedArray,
-    OuterIndexer,
-    VectorizedIndexer,
-)
 
-from xchunk.storage._parts import (
-    Decoder,
-    Leaf,
-    Part,
-    UntraceableError,
-    assemble,
-    broadcast_picks,
-    pick,
-)
-from xchunk.storage.refs import FileRef, StoredRef, ZarrRef
+from xchunk.storage._parts import Part, UntraceableError, assemble, pick
+from xchunk.storage._wrappers import known_decoder, lazy_part
 
-__all__ = ["part_of", "reference"]
+__all__ = ["part_of"]
 
 Chunks: TypeAlias = tuple[tuple[int, ...], ...]
 
-_TRANSPARENT = (MemoryCachedArray, CopyOnWriteArray, ImplicitToExplicitIndexingAdapter)
-_CONVERTERS = (BoolTypeArray, NativeEndiannessArray)
-_BACKENDS: dict[type, tuple[str, Any]] = {
-    NetCDF4ArrayWrapper: ("netcdf4", NetCDF4DataStore),
-    H5NetCDFArrayWrapper: ("h5netcdf", H5NetCDFStore),
-    ScipyArrayWrapper: ("scipy", ScipyDataStore),
-}
-_DECODERS = (
-    _apply_mask,
-    _scale_offset_decoding,
-    decode_cf_datetime,
-    decode_cf_timedelta,
-    decode_bytes_array,
-    np.asarray,  # _Unsigned
-)
 _GETTERS = (getter, getter_nofancy, getter_inline)
 _GETITEMS = (getitem, operator.getitem)
-# Options that xarray hands to h5netcdf and netCDF4 in any case; any other value of them,
-# or any other option, might make the file look different to who opens it without.
-_USUAL_OPTIONS: dict[str, tuple[Any, ...]] = {
-    "clobber": (True,),
-    "diskless": (False,),
-    "persist": (False,),
-    "invalid_netcdf": (None,),
-    "decode_vlen_strings": (True,),
-    "driver": (None,),
-}
-_FREE_OPTIONS = ("format", "mmap", "phony_dims", "version")
 
 
 def part_of(variable: Variable) -> Part:
     """Follow a variable's data down to the stored array."""
     data: Any = variable._data
-    part = _Graph(data).part() if type(data) is dask.array.Array else _lazy(data)
+    part = _Graph(data).part() if type(data) is dask.array.Array else lazy_part(data)
     if part.shape != variable.shape:
         raise UntraceableError("a shape that is not the variable's")
     return part
-
-
-def reference(part: Part) -> tuple[StoredRef, Any]:
-    """Where the leaf of a part is stored, and its stored dtype."""
-    wrapper = part.leaf.array
-    if type(wrapper) in (ZarrArrayWrapper, zarr.Array):
-        array = wrapper._array if type(wrapper) is ZarrArrayWrapper else wrapper
-        if type(array) is not zarr.Array or tuple(array.shape) != part.leaf.shape:
-            raise UntraceableError("an unknown kind of zarr array, or one that was resized")
-        return ZarrRef(array.store, array.path, array.metadata.zarr_format), array.dtype
-    engine, store_type = _BACKENDS[type(wrapper)]
-    store = wrapper.datastore
-    if type(store) is not store_type or type(store._manager) is not CachingFileManager:
-        raise UntraceableError("a file that was opened by other means")
-    manager = store._manager
-    usual = all(
-        name in _FREE_OPTIONS or value in _USUAL_OPTIONS.get(name, ())
-        for name, value in manager._kwargs.items()
-    )
-    filename = manager._args[0]
-    if len(manager._args) != 1 or type(filename) is not str or manager._mode != "r" or not usual:
-        raise UntraceableError("a file that was opened in an unusual way")
-    group = None if engine == "scipy" else store._group
-    return FileRef(filename, engine, group, wrapper.variable_name), wrapper.dtype
-
-
-def _lazy(array: Any) -> Part:
-    """Read one of xarray's lazy wrappers, and what is beneath it."""
-    kind = type(array)
-    if kind in _TRANSPARENT:
-        return _lazy(array.array)
-    if kind is LazilyIndexedArray:
-        return _indexed(_lazy(array.array), array.key)
-    if kind is LazilyVectorizedIndexedArray:
-        return _pointwise(_lazy(array.array), array.key)
-    if kind in _CONVERTERS:
-        text = f"{kind.__name__}(dtype={array.dtype.str})"
-        return _lazy(array.array).decode(Decoder(kind.__name__, None, text))
-    if kind is _ElementwiseFunctionArray:
-        return _lazy(array.array).decode(_decoder(array.func))
-    if kind in (ZarrArrayWrapper, zarr.Array) or kind in _BACKENDS:
-        return Part.whole(Leaf(array, tuple(array.shape)))
-    raise UntraceableError(f"a wrapper of type {kind.__name__}")
-
-
-def _indexed(part: Part, key: Any) -> Part:
-    if type(key) not in (BasicIndexer, OuterIndexer) or len(key.tuple) != len(part.axes):
-        raise UntraceableError("an index of another kind")
-    return part.select([pick(k, n) for k, n in zip(key.tuple, part.shape, strict=True)])
-
-
-def _pointwise(part: Part, key: Any) -> Part:
-    arrays = key.tuple
-    known = type(key) is VectorizedIndexer and all(type(k) is np.ndarray for k in arrays)
-    if not known or len(arrays) != len(part.axes):
-        raise UntraceableError("an index of another kind")
-    picks, order = broadcast_picks(arrays, part.shape)
-    return part.select(picks).transpose(order)
-
-
-def _decoder(func: Callable[..., Any]) -> Decoder:
-    # Only with parameters by name does a partial say what the coder meant by it.
-    if type(func) is functools.partial and not func.args and func.func in _DECODERS:
-        name = func.func.__name__
-        given = func.keywords
-        parameters = (
-            f"{k}={_spell(given[k], func.func, given.get('dtype'))}" for k in sorted(given)
-        )
-        return Decoder(name, func, f"{name}({', '.join(parameters)})")
-    raise UntraceableError("an unknown function")
-
-
-def _spell(value: Any, func: Callable[..., Any], dtype: Any) -> str:
-    """Write a parameter so that equal texts stand for equal effects."""
-    if value is None or type(value) in (str, bool, int):
-        return repr(value)
-    if isinstance(value, np.integer):  # compared with the data by its value alone
-        return repr(int(value))
-    if isinstance(value, (float, np.floating)):
-        return _spell_float(value, func, dtype)
-    if isinstance(value, (np.dtype, type)):
-        return np.dtype(value).str
-    if type(value) in (set, list, tuple):
-        return f"[{', '.join(sorted(_spell(v, func, dtype) for v in value))}]"
-    return tokenize(value)
-
-
-def _spell_float(value: float | np.floating[Any], func: Callable[..., Any], dtype: Any) -> str:
-    """Write a float without its type where its type makes no difference.
-
-    Elsewhere it does: in float32 a plain float is rounded first, a numpy scalar is not.
-    """
-    if np.isnan(value):
-        return "nan"
-    decoded = None if dtype is None else np.dtype(dtype)
-    if func is _scale_offset_decoding:
-        alike = decoded == np.float64
-    else:
-        short = abs(float(value)) < np.finfo("f4").max and float(np.float32(value)) == float(value)
-        alike = func is _apply_mask and decoded in (np.float32, np.float64) and short
-    return repr(float(value)) if alike else f"{type(value).__name__}({float(value)!r})"
 
 
 class _Graph:
@@ -272,7 +110,7 @@ class _Graph:
             return part.transpose(order), tuple(chunks[i] for i in order)
         if task.kwargs:
             raise UntraceableError("an unknown function")
-        return part.decode(_decoder(task.func)), chunks
+        return part.decode(known_decoder(task.func)), chunks
 
     def _from_array(self, layer: Blockwise, task: Task) -> tuple[Part, Chunks]:
         (source, none), (slices, indices) = layer.indices
@@ -330,12 +168,12 @@ class _Graph:
         if kind is TaskRef:
             return self._key(node.key, layer)
         if kind is DataNode:
-            return _lazy(node.value)
+            return lazy_part(node.value)
         if kind is Task:
             return self._task(node, layer)
         if kind is tuple and node and type(node[0]) is str:  # a bare key
             return self._key(node, layer)
-        return _lazy(node)
+        return lazy_part(node)
 
     def _task(self, task: Task, layer: MaterializedLayer | None) -> Part:
         func, args = task.func, task.args
