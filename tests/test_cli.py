@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -285,10 +284,11 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing() -> None:
     process = start(
         "rechunk", "maps.zarr", "out.zarr", "--chunks", "time=-1,lat=1,lon=1", "--max-mem", "30MB"
     )
-    while not Path("out.zarr").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    with process:
+        assert process.stderr is not None
+        assert "boxes" in process.stderr.readline()  # the first box is done, others are not
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
