@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import dask
 
 from xchunk._typing import ByteSize
 from xchunk.core.memory import TARGET, MemoryBudget
-from xchunk.core.units import parse_bytes
+from xchunk.core.units import format_bytes, parse_bytes
+from xchunk.engine.limits import memory_limit, resident_bytes
+from xchunk.errors import MemoryBudgetError
 
 if TYPE_CHECKING:
     from distributed import Client
 
 __all__ = ["detect_budget", "local_threads", "memory_limit", "resident_bytes"]
+
+_FRACTION = "distributed.worker.memory.target"
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """One worker of a cluster, as its scheduler and it itself describe it."""
+
+    name: str
+    """Its address."""
+    threads: int
+    """Tasks that it runs at once."""
+    limit: int
+    """Bytes that it may hold."""
+    held: int
+    """Bytes that it holds already."""
+    fraction: float
+    """The part of the limit from which it spills to its target."""
+
+    @property
+    def growth(self) -> int:
+        """Bytes by which it may grow."""
+        return int(self.fraction * self.limit) - self.held
 
 
 def detect_budget(
@@ -34,7 +58,8 @@ def detect_budget(
     max_mem : int or str, optional
         The bytes by which one worker may grow, taken as they are; overrides ``memory``.
     client : distributed.Client, optional
-        The cluster whose smallest worker decides; None: this process and dask's threads.
+        The cluster, whose worker with the least memory for a task decides; None: this
+        process and dask's threads.
 
     Raises
     ------
@@ -43,43 +68,108 @@ def detect_budget(
     MemoryBudgetError
         If the limit leaves nothing for data.
     """
-    threads, workers, limit, reserved, origin = (
-        _of_cluster(client) if client is not None else _of_process()
-    )
-    if max_mem is not None:
-        growth = parse_bytes(max_mem, "max_mem")
-        return MemoryBudget.of_growth(growth, threads=threads, workers=workers)
-    if memory is not None:
-        limit, origin = parse_bytes(memory, "memory"), "memory"
-    fraction = dask.config.get("distributed.worker.memory.target", TARGET)
+    limit = None if memory is None else parse_bytes(memory, "memory")
+    growth = None if max_mem is None else parse_bytes(max_mem, "max_mem")
+    infos = {} if client is None else dict(client.scheduler_info(n_workers=-1)["workers"])
+    if client is not None and infos:
+        return _of_cluster(client, infos, limit, growth)
+    threads = 1 if client is not None else local_threads()
+    if growth is not None:
+        return MemoryBudget.of_growth(growth, threads=threads)
+    found, origin = memory_limit()
+    if client is not None:
+        origin += " (the cluster has no worker yet)"
     return MemoryBudget.of_memory(
-        limit,
-        reserved=reserved,
+        found if limit is None else limit,
+        reserved=resident_bytes(),
         threads=threads,
-        workers=workers,
-        fraction=float(fraction) if fraction else TARGET,
-        origin=origin,
+        fraction=_own_fraction(),
+        origin=origin if limit is None else "memory",
     )
 
 
-def _of_cluster(client: Client) -> tuple[int, int, int, int, str]:
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    if not workers:
-        threads, workers_count = 1, 1
-        limit = memory_limit()[0]
-        return threads, workers_count, limit, 0, "this machine (the cluster has no worker yet)"
-    threads = max(w["nthreads"] for w in workers.values())
-    limits = [w["memory_limit"] for w in workers.values()]
-    # a worker without a limit says 0
-    limit = min((n for n in limits if n), default=memory_limit()[0] // len(workers))
-    reserved = max(int(w.get("metrics", {}).get("memory", 0)) for w in workers.values())
-    origin = f"the smallest of {len(workers)} workers" if len(workers) > 1 else "the worker"
-    return threads, len(workers), limit, reserved, origin
+def _of_cluster(
+    client: Client, infos: Mapping[str, Any], memory: int | None, max_mem: int | None
+) -> MemoryBudget:
+    threads = sum(max(1, int(w["nthreads"])) for w in infos.values())
+    if max_mem is not None:
+        # it holds for each worker, so that the one with the most threads decides
+        most = max(max(1, int(w["nthreads"])) for w in infos.values())
+        return MemoryBudget.of_growth(max_mem, threads=most, workers=max(1, threads // most))
+    workers = _workers(client, infos, memory)
+    # What fits a task of this worker fits one of any other, whatever their threads are.
+    least = min(workers, key=lambda w: w.growth / w.threads)
+    origin = "memory" if memory is not None else _which(least, workers)
+    try:
+        return MemoryBudget.of_memory(
+            least.limit,
+            reserved=least.held,
+            threads=least.threads,
+            workers=max(1, threads // least.threads),
+            fraction=least.fraction,
+            origin=origin,
+        )
+    except MemoryBudgetError as error:
+        raise MemoryBudgetError(
+            f"worker {least.name} has no memory left for data: it holds "
+            f"{format_bytes(least.held)} already, and {least.fraction:.0%} of its limit of "
+            f"{format_bytes(least.limit)} is {format_bytes(least.fraction * least.limit)}. "
+            "Release what it holds (del the results, client.restart()), give it more memory, "
+            "or say with max_mem by how much a worker may grow.",
+            needed=error.needed,
+            allowed=error.allowed,
+            smallest=error.smallest,
+        ) from error
 
 
-def _of_process() -> tuple[int, int, int, int, str]:
-    limit, origin = memory_limit()
-    return local_threads(), 1, limit, resident_bytes(), origin
+def _which(least: _Worker, workers: list[_Worker]) -> str:
+    if len(workers) == 1:
+        return "the worker"
+    alike = {(w.threads, w.limit) for w in workers}
+    of = f"the smallest of {len(workers)} workers"
+    return of if len(alike) == 1 else f"{of} of a mixed cluster, {least.name}"
+
+
+def _workers(client: Client, infos: Mapping[str, Any], memory: int | None) -> list[_Worker]:
+    fractions = _fractions(client)
+    share = memory_limit()[0] // len(infos)
+    out = []
+    for address, info in infos.items():
+        metrics = info.get("metrics") or {}
+        out.append(
+            _Worker(
+                name=str(address),
+                threads=max(1, int(info["nthreads"])),
+                # a worker without a limit says 0
+                limit=memory if memory is not None else int(info.get("memory_limit") or share),
+                held=int(metrics.get("memory", 0)),
+                fraction=fractions.get(str(address)) or TARGET,
+            )
+        )
+    return out
+
+
+def _fractions(client: Client) -> dict[str, float]:
+    """Ask each worker for the part of its limit that it uses; what does not answer is left out."""
+    if client.asynchronous:
+        # nothing can be waited for here; the workers have our configuration, as a rule
+        return dict.fromkeys(client.scheduler_info(n_workers=-1)["workers"], _own_fraction())
+    try:
+        answers = client.run(_fraction_of, on_error="ignore")
+    except Exception:  # noqa: BLE001 - a worker that is going away is no reason to fail
+        return {}
+    return {str(k): float(v) for k, v in answers.items() if v}
+
+
+def _fraction_of(dask_worker: Any) -> float:
+    """Tell, on a worker, the part of its limit that it uses: as it was started, or configured."""
+    manager = getattr(dask_worker, "memory_manager", None)
+    return float(getattr(manager, "memory_target_fraction", None) or _own_fraction())
+
+
+def _own_fraction() -> float:
+    """The part of the limit that dask is configured to use here; False means never to spill."""
+    return float(dask.config.get(_FRACTION, TARGET) or TARGET)
 
 
 def local_threads() -> int:
@@ -87,60 +177,3 @@ def local_threads() -> int:
     from dask.system import CPU_COUNT
 
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
-
-
-def memory_limit() -> tuple[int, str]:
-    """Return the bytes that this process may have, and where that number comes from."""
-    candidates = [(_total_memory(), "this machine's memory")]
-    for path, origin in (
-        ("/sys/fs/cgroup/memory.max", "the control group's limit"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "the control group's limit"),
-    ):
-        value = _read_int(path)
-        if value is not None:
-            candidates.append((value, origin))
-    per_node = os.environ.get("SLURM_MEM_PER_NODE", "")
-    if per_node.isdigit() and int(per_node) > 0:
-        candidates.append((int(per_node) * 2**20, "SLURM_MEM_PER_NODE"))
-    available = _available_memory()
-    if available:
-        candidates.append((available + resident_bytes(), "the memory that is free now"))
-    return min(candidates)
-
-
-def _read_int(path: str) -> int | None:
-    try:
-        text = Path(path).read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def _total_memory() -> int:
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _available_memory() -> int | None:
-    return _proc_field("/proc/meminfo", "MemAvailable")
-
-
-def resident_bytes() -> int:
-    """Return the bytes of memory that this process holds now."""
-    now = _proc_field("/proc/self/status", "VmRSS")
-    if now is not None:
-        return now
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak) * (1 if sys.platform == "darwin" else 1024)
-
-
-def _proc_field(path: str, field: str) -> int | None:
-    try:
-        with Path(path).open() as lines:
-            for line in lines:
-                if line.startswith(field):
-                    return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None
-    return None
