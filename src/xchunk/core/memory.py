@@ -12,12 +12,12 @@ from xchunk.errors import MemoryBudgetError
 __all__ = [
     "DECODE_COPIES",
     "ENCODE_COPIES",
-    "FUSED_DECODE_COPIES",
     "GZIP_READ_COPIES",
     "GZIP_WRITE_COPIES",
     "PAUSE",
     "PLAIN_READ_COPIES",
     "PLAIN_WRITE_COPIES",
+    "QUEUED",
     "SHARD_COPIES",
     "SPILL",
     "TARGET",
@@ -126,13 +126,12 @@ class MemoryBudget:
         }
 
 
-# What a copy task holds for each byte of the unit in flight, its box not counted. Measured in
-# fresh processes (peak RSS growth, units of 16 MB that hardly compress, zarr-python 3.1 and
-# 3.4, formats 2 and 3), rounded up.
+# What a copy task holds for each byte of a unit in flight, its box not counted. Measured in
+# fresh processes: peak growth while a box of 2 and of 16 units of random float32, which
+# hardly compress, was read and written, with zarr-python 3.1 and 3.4; rounded up.
 
-#: A chunk that is decoded: its encoded bytes, at worst as many, and its decoded bytes (1.9);
-#: without zarr's fused pipeline sometimes those of the chunk before as well (2.8).
-DECODE_COPIES, FUSED_DECODE_COPIES = 2.8, 2.0
+#: A chunk that is decoded: its encoded bytes, at worst as many, and its decoded bytes (1.9).
+DECODE_COPIES = 2.0
 
 #: A chunk or piece without a codec: the bytes as they were read are the values (1.0).
 PLAIN_READ_COPIES = 1.1
@@ -140,36 +139,36 @@ PLAIN_READ_COPIES = 1.1
 #: A unit that is encoded: a contiguous copy of its values, and what comes out (1.9).
 ENCODE_COPIES = 2.2
 
-#: A unit without a codec: the contiguous copy, and in some pipelines the bytes of it (1.0-2.0).
+#: A unit without a codec: the contiguous copy, and in format 2 the bytes of it (1.0 and 2.0).
 PLAIN_WRITE_COPIES = 2.1
 
-#: A shard: its encoded inner chunks, and the object in which they are joined (2.0-2.1).
+#: A shard: its encoded inner chunks, and the object in which they are joined (2.0).
 SHARD_COPIES = 2.2
 
-#: Python's gzip and zlib grow their output step by step, and copy it (3.8 and 2.8).
-GZIP_READ_COPIES, GZIP_WRITE_COPIES = 3.9, 2.9
+#: Python's gzip and zlib grow their output step by step, and copy it (3.9 and 2.9).
+GZIP_READ_COPIES, GZIP_WRITE_COPIES = 4.0, 3.0
 
-#: What a task takes whatever its size: its code path's objects, codec contexts, file handles.
-TASK_OVERHEAD = 1_000_000
+#: Units that zarr holds besides those in work, where it has no fused pipeline: the next ones
+#: are fetched, and the last ones let go, while one is decoded (3 times one unit's bytes).
+QUEUED = 2
+
+#: What a task takes whatever its size: its thread's stack and heap, in which freed chunks
+#: leave holes, codec contexts, open files.
+TASK_OVERHEAD = 4_000_000
 
 
-def codec_copies(codecs: Sequence[str], *, fused: bool = False) -> tuple[float, float]:
+def codec_copies(codecs: Sequence[str]) -> tuple[float, float]:
     """Return what zarr holds for each byte of a chunk in flight, reading and writing it.
 
     Parameters
     ----------
     codecs : sequence of str
         Names of the compressors and filters; none: uncompressed.
-    fused : bool
-        Whether zarr's fused pipeline is used.
     """
     names = [name.lower() for name in codecs]
     if any("gzip" in name or "zlib" in name for name in names):
         return GZIP_READ_COPIES, GZIP_WRITE_COPIES
-    if not names:
-        # chunks of the source: some pipelines keep the chunk before a little longer
-        return PLAIN_READ_COPIES if fused else FUSED_DECODE_COPIES, PLAIN_WRITE_COPIES
-    return FUSED_DECODE_COPIES if fused else DECODE_COPIES, ENCODE_COPIES
+    return (DECODE_COPIES, ENCODE_COPIES) if names else (PLAIN_READ_COPIES, PLAIN_WRITE_COPIES)
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ class CopyBuffers:
     write_unit: int
     """Bytes of one target unit (shard, or chunk where there is none)."""
     concurrency: int = 1
-    """Chunks that are decoded or encoded at once within the task."""
+    """Chunks that are in memory at once within the task, being fetched, decoded or encoded."""
     read_copies: float = DECODE_COPIES
     """Bytes held for each byte of a source chunk in flight: encoded and decoded."""
     write_copies: float = ENCODE_COPIES

@@ -21,9 +21,9 @@ from xchunk.core.grid import Axis, Grid, ceildiv
 from xchunk.core.memory import (
     DECODE_COPIES,
     ENCODE_COPIES,
-    FUSED_DECODE_COPIES,
     PLAIN_READ_COPIES,
     PLAIN_WRITE_COPIES,
+    QUEUED,
     SHARD_COPIES,
     TASK_OVERHEAD,
     CopyBuffers,
@@ -61,6 +61,11 @@ class Facts:
     """Whether scratch arrays are compressed."""
     sharded: bool = False
     """Whether a box is written to scratch as one object."""
+
+    @property
+    def in_flight(self) -> int:
+        """Chunks that a task holds at once, besides its box."""
+        return self.concurrency + (0 if self.job.fused else QUEUED)
 
     @cached_property
     def job_rates(self) -> Rates:
@@ -105,7 +110,7 @@ class Facts:
         if not self.job.source_chunked:
             at_once = min(self.job.nbytes, READ_AT_ONCE, max(self.job.itemsize, self.per_task // 8))
             return at_once, PLAIN_READ_COPIES
-        usual = DECODE_COPIES if self.job.source_compressed else FUSED_DECODE_COPIES
+        usual = DECODE_COPIES if self.job.source_compressed else PLAIN_READ_COPIES
         return self.source_unit, self.job.read_copies or usual
 
     @cached_property
@@ -241,7 +246,7 @@ def _buffers(
         box=boxes.box_elements * item,
         read_unit=read_unit,
         write_unit=write_unit,
-        concurrency=facts.concurrency,
+        concurrency=facts.in_flight,
         read_copies=read_copies,
         write_copies=write_copies,
         overhead=TASK_OVERHEAD,
@@ -282,7 +287,7 @@ class ChainModel:
     def fits(self, rows: Table) -> _Bools:
         """Whether memory, tasks and objects stay within their limits."""
         facts, col, last = self.facts, self.columns, self.columns.stages - 1
-        item, conc, limits = facts.job.itemsize, facts.concurrency, facts.limits
+        item, conc, limits = facts.job.itemsize, facts.in_flight, facts.limits
         good = np.ones(len(rows), dtype=np.bool_)
         for k in range(col.stages):
             if k < last:
