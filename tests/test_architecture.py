@@ -31,7 +31,8 @@ FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("engine", r"engine(\..+)?"),
         (
             "orchestration",
-            r"sources|rechunk|lazy|reopen|run|verification|proof|jobs|batch|diagnose(\..+)?",
+            r"sources|opening|uses|rechunk|lazy|reopen|run|verification|proof|jobs|batch"
+            r"|diagnose(\..+)?",
         ),
         ("face", r"accessor|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|chunkmanager"),
     ]

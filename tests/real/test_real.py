@@ -248,7 +248,7 @@ def test_by_h5netcdf(iris: Path, tmp_path: Path, name: str) -> None:
     case = next(c for c in IRIS if c.files == name)
     target = tmp_path / "target.zarr"
     command = [sys.executable, "-c", H5NETCDF, iris / name, target, json.dumps(case.access)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert_same(iris / name, target, zarr_format=3)
 
