@@ -28,11 +28,10 @@ FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("models", r"core\.(layout|memory|cost)"),
         ("policies", r"core(\..+)?"),
         ("storage", r"storage(\..+)?"),
-        ("engine", r"engine(\..+)?"),
+        ("engine", r"(engine|simulate)(\..+)?"),
         (
             "orchestration",
-            r"sources|opening|uses|rechunk|lazy|reopen|run|verification|proof|jobs|batch"
-            r"|diagnose(\..+)?",
+            r"sources|opening|uses|rechunk|lazy|reopen|run|proof|jobs|batch|diagnose(\..+)?",
         ),
         ("face", r"accessor|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|chunkmanager"),
     ]
