@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 __all__ = [
     "Access",
@@ -13,7 +13,9 @@ __all__ = [
     "Chunks",
     "DimChunk",
     "JSON",
+    "OneUse",
     "Shape",
+    "Use",
     "ZarrFormat",
 ]
 
@@ -32,8 +34,21 @@ ChunkSpec: TypeAlias = Mapping[str, Any]
 #: Bytes, as a number or as a string such as ``"400MB"`` or ``"2GiB"``.
 ByteSize: TypeAlias = int | float | str
 
-#: A preset's name, or the dims that one request needs whole (-1) or in part.
-Access: TypeAlias = str | Mapping[str, int]
+
+class Use(Protocol):
+    """A use that was parsed before: a `xchunk.core.access.AccessPattern`."""
+
+    def on(self, layout: Any, /) -> Any:
+        """Return what the use asks of one variable."""
+        ...
+
+
+#: A preset's name, or the dims that one request needs whole (-1), in part (a number of elements,
+#: or a slice of labels), or a pattern that was made before.
+OneUse: TypeAlias = str | Mapping[str, int | slice] | Use
+
+#: One use, or several with their weights.
+Access: TypeAlias = OneUse | Sequence[tuple[OneUse, float] | Use]
 
 Action: TypeAlias = Literal["load", "chunk", "stage"]
 

@@ -6,7 +6,7 @@ object is pickled. So it holds the object only, and caches nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import xarray as xr
@@ -91,23 +91,40 @@ class ChunkingAccessor(Generic[T]):
         memory: ByteSize | None = None,
         max_mem: ByteSize | None = None,
         rates: Rates | None = None,
-        **pattern: Any,
+        passes: float = 1,
+        reduce: str | Sequence[str] = (),
+        rolling: Mapping[str, int] | None = None,
+        groupby: str | Sequence[str] | None = None,
+        resample: Mapping[str, Any] | None = None,
+        groups: Mapping[str, Sequence[int]] | None = None,
     ) -> Suggestion:
         """Suggest chunks that fit the memory, for the way the data will be used.
 
         Parameters
         ----------
-        access : str or mapping
+        access : str, mapping or list, optional
             A preset, ``"timeseries"``, ``"map"``, ``"profile"`` or ``"scan"``, whose dims are
-            found from CF metadata; or the dims that one request needs, whole (-1) or so many
-            elements of them: ``{"time": -1}``, ``{"time": -1, "lat": 1}``.
+            found from CF metadata; or the dims that one request needs, whole (-1), so many
+            elements of them or a slice of labels: ``{"time": -1, "lat": slice(60, 40)}``; or a
+            list of these with weights: ``[("timeseries", 0.7), ("map", 0.3)]``. A scan by default.
         memory, max_mem : int or str, optional
             As in `budget`.
         rates : Rates, optional
-            How fast the store and the codecs are; the defaults otherwise.
-        **pattern
-            More about the use, as `xchunk.core.suggest.suggest_dataset` takes it
-            (``passes``, ``reduce``, ``rolling``, …).
+            How fast the store and the codecs are, as `probe` measures it; defaults otherwise.
+        passes : float
+            How many times the data are used like this; what a rechunk costs is weighed with it.
+        reduce : str or sequence of str
+            Dims that the operation reduces, as in ``ds.mean(reduce)``.
+        rolling : mapping, optional
+            Lengths of moving windows: ``{"time": 24}``.
+        groupby : str or sequence of str, optional
+            As for ``ds.groupby``: ``"time.month"``. Blocks end where a round of the groups ends,
+            if stored chunks do.
+        resample : mapping, optional
+            As for ``ds.resample``: ``{"time": "MS"}``. Blocks end where periods end, if stored
+            chunks do.
+        groups : mapping, optional
+            The positions by dim at which groups end, where they are known.
 
         Returns
         -------
@@ -123,11 +140,18 @@ class ChunkingAccessor(Generic[T]):
             If nothing fits.
         """
         from xchunk.core.suggest import suggest_dataset
+        from xchunk.uses import by_position, group_edges
 
-        budget = self.budget(memory, max_mem)
-        extra: dict[str, Any] = {} if rates is None else {"rates": rates}
+        datasets = list(self._groups().values())
         return suggest_dataset(
-            self.layout().layouts, "scan" if access is None else access, budget, **extra, **pattern
+            self.layout().layouts,
+            "scan" if access is None else by_position(access, datasets),
+            self.budget(memory, max_mem),
+            rates=rates,
+            passes=passes,
+            reduce=reduce,
+            rolling=rolling,
+            groups=group_edges(datasets, groupby=groupby, resample=resample, groups=groups),
         )
 
     def plan(
@@ -231,11 +255,15 @@ class ChunkingAccessor(Generic[T]):
         """
         if store is None:
             return self._lazily(what, access=access, memory=memory, max_mem=max_mem, rates=rates)
+        from xchunk.core.suggest import Suggestion
         from xchunk.formatting.progress import Progress
+        from xchunk.lazy import tell_threads
         from xchunk.run import run_rechunk
 
         if what is None and access is not None:
             what = self.suggest(access, memory=memory, max_mem=max_mem, rates=rates)
+        if isinstance(what, Suggestion):
+            tell_threads(what)
         rechunk = self._bind(
             what,
             store,
@@ -305,7 +333,7 @@ class ChunkingAccessor(Generic[T]):
     def _lazily(self, what: What, *, access: Access | None, **options: Any) -> T:
         from xchunk.core.spec import parse_chunks
         from xchunk.core.suggest import Suggestion
-        from xchunk.lazy import chunk_lazily
+        from xchunk.lazy import chunk_lazily, tell_threads
 
         if what is None:
             what = self.suggest(access, **options)
@@ -315,8 +343,9 @@ class ChunkingAccessor(Generic[T]):
                 raise InvalidChunksError(
                     f"the suggestion is to rechunk {', '.join(map(repr, staged))} on disk first, "
                     "which needs a store: give store='somewhere.zarr'. To chunk lazily all the "
-                    "same, give the chunks themselves: apply(suggestion.chunks)."
+                    "same, give the chunks themselves: apply(suggestion.lazy_chunks)."
                 )
+            tell_threads(what)
             chunks: Mapping[str, Mapping[str, Any]] = what.chunks
         else:
             chunks = parse_chunks(what, self.layout().layouts)

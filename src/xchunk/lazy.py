@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import xarray as xr
 
-__all__ = ["chunk_lazily"]
+from xchunk.core.suggest import Suggestion
+from xchunk.core.units import format_bytes
+from xchunk.errors import XchunkWarning
+
+__all__ = ["chunk_lazily", "tell_threads"]
 
 
 def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.Dataset:
@@ -37,3 +42,20 @@ def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.
     data = {n: v for n, v in changed.items() if n not in ds.coords}
     out = ds.assign(data) if data else ds.copy()
     return out.assign_coords(coords) if coords else out
+
+
+def tell_threads(suggestion: Suggestion) -> None:
+    """Warn where the suggested chunks fit only workers with fewer threads than they have."""
+    budget = suggestion.budget
+    if suggestion.threads >= budget.threads:
+        return
+    worst = min(suggestion.variables.values(), key=lambda v: v.threads)
+    warnings.warn(
+        f"the chunks fit workers that run {suggestion.threads} of their {budget.threads} threads: "
+        f"a task on {worst.name!r} takes {format_bytes(worst.projected_mem)}, and a worker may "
+        f"grow by {format_bytes(budget.max_mem)}. Start the cluster with "
+        f"threads_per_worker={suggestion.threads}, or without one use "
+        f"dask.config.set(num_workers={suggestion.threads}).",
+        XchunkWarning,
+        stacklevel=4,
+    )

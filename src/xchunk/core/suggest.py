@@ -68,6 +68,8 @@ class VariableSuggestion:
     """The next best thing to do, and what it would cost, in words."""
     close_call: bool = False
     """Whether the runner-up is within the error of the prediction, a factor of 2."""
+    lazy_chunks: Mapping[str, DimChunk] | None = None
+    """dask chunks by dim of the best lazy pass as the variable is stored now; None: none fits."""
 
     @property
     def name(self) -> str:
@@ -79,7 +81,7 @@ class VariableSuggestion:
         return {
             "name": self.name,
             "action": self.action,
-            "chunks": {d: c if isinstance(c, int) else list(c) for d, c in self.chunks.items()},
+            "chunks": _plain(self.chunks),
             "target_chunks": list(self.target_chunks),
             "target_shards": None if self.target_shards is None else list(self.target_shards),
             "projected_mem": self.projected_mem,
@@ -95,6 +97,7 @@ class VariableSuggestion:
             "binding": self.binding,
             "runner_up": self.runner_up,
             "close_call": self.close_call,
+            "lazy_chunks": None if self.lazy_chunks is None else _plain(self.lazy_chunks),
             "why": self.why,
         }
 
@@ -119,6 +122,12 @@ class Suggestion(Mapping[str, DimChunk]):
     def chunks(self) -> dict[str, dict[str, DimChunk]]:
         """The dask chunks: ``{variable: {dim: n}}``."""
         return {name: dict(v.chunks) for name, v in self.variables.items()}
+
+    @property
+    def lazy_chunks(self) -> dict[str, dict[str, DimChunk]]:
+        """The dask chunks without a rechunk: ``{variable: {dim: n}}``, where any fit at all."""
+        found = {name: v.lazy_chunks for name, v in self.variables.items()}
+        return {name: dict(c) for name, c in found.items() if c is not None}
 
     @property
     def action(self) -> Action:
@@ -300,6 +309,7 @@ def suggest_array(
         binding=decision.binding,
         runner_up=runner_up_of(layout, decision),
         close_call=is_close(own, decision),
+        lazy_chunks=None if decision.lazy is None else decision.lazy.chunks,
     )
 
 
@@ -318,7 +328,12 @@ def _trivial(layout: ArrayLayout, budget: MemoryBudget) -> VariableSuggestion:
         worker_mem=layout.nbytes,
         threads=budget.threads,
         binding="size",
+        lazy_chunks=dict.fromkeys(layout.dims, -1),
     )
+
+
+def _plain(chunks: Mapping[str, DimChunk]) -> dict[str, int | list[int]]:
+    return {d: c if isinstance(c, int) else list(c) for d, c in chunks.items()}
 
 
 def _said(patterns: Sequence[AccessPattern]) -> str:

@@ -182,7 +182,7 @@ def times(factor: float) -> str:
 
 def growth(v: VariableSuggestion, budget: MemoryBudget) -> int:
     """Bytes by which one worker grows, as the suggestion says it or as its tasks make up."""
-    return v.worker_mem or v.projected_mem * budget.threads
+    return v.worker_mem or v.projected_mem * (v.threads or budget.threads)
 
 
 def suggestion_facts(v: VariableSuggestion, budget: MemoryBudget) -> list[tuple[str, str]]:
