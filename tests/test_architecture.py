@@ -31,7 +31,8 @@ FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("engine", r"(engine|simulate)(\..+)?"),
         (
             "orchestration",
-            r"sources|opening|uses|rechunk|lazy|reopen|run|proof|jobs|batch|diagnose(\..+)?",
+            r"sources|opening|uses|rechunk|resume|cleaning|verification|lazy|reopen|run|proof|jobs"
+            r"|batch|diagnose(\..+)?",
         ),
         ("face", r"accessor|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|chunkmanager"),
     ]

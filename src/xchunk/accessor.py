@@ -16,6 +16,7 @@ from xchunk.errors import InvalidChunksError
 
 if TYPE_CHECKING:
     from xchunk.core.cost import Rates
+    from xchunk.core.findings import CheckReport
     from xchunk.core.memory import MemoryBudget
     from xchunk.core.plan import Limits, RechunkPlan
     from xchunk.core.suggest import Suggestion
@@ -59,7 +60,7 @@ class ChunkingAccessor(Generic[T]):
         return shown(read_layouts(self._groups()))
 
     def budget(
-        self, memory: ByteSize | None = None, max_mem: ByteSize | None = None
+        self, memory: ByteSize | MemoryBudget | None = None, max_mem: ByteSize | None = None
     ) -> MemoryBudget:
         """Tell what the tasks of one worker may take.
 
@@ -67,7 +68,8 @@ class ChunkingAccessor(Generic[T]):
         ----------
         memory : int or str, optional
             The limit of one worker of the active ``distributed.Client`` (of this process where
-            there is none), of which dask's target fraction is used. Detected by default.
+            there is none), of which dask's target fraction is used. Detected by default. A
+            budget is taken as it is.
         max_mem : int or str, optional
             Bytes by which one worker may grow at its peak, all its tasks together, taken as
             they are. Overrides ``memory``.
@@ -79,16 +81,19 @@ class ChunkingAccessor(Generic[T]):
         MemoryBudgetError
             If the limit leaves nothing for data.
         """
+        from xchunk.core.memory import MemoryBudget
         from xchunk.engine.budget import detect_budget
         from xchunk.engine.run import current_client
 
+        if isinstance(memory, MemoryBudget):
+            return memory
         return detect_budget(memory, max_mem, client=current_client())
 
     def suggest(
         self,
         access: Access | None = None,
         *,
-        memory: ByteSize | None = None,
+        memory: ByteSize | MemoryBudget | None = None,
         max_mem: ByteSize | None = None,
         rates: Rates | None = None,
         passes: float = 1,
@@ -154,6 +159,57 @@ class ChunkingAccessor(Generic[T]):
             groups=group_edges(datasets, groupby=groupby, resample=resample, groups=groups),
         )
 
+    def check(
+        self,
+        *,
+        store: Any = None,
+        region: Mapping[str, slice] | None = None,
+        memory: ByteSize | None = None,
+        max_mem: ByteSize | None = None,
+        rates: Rates | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> CheckReport:
+        """Check how the data are stored, chunked by dask and about to be written.
+
+        Parameters
+        ----------
+        store : str, path or zarr store, optional
+            Where a region is to be written.
+        region : mapping, optional
+            The region, as for ``to_zarr``: ``{"time": slice(0, 24)}``.
+        memory, max_mem : int or str, optional
+            As in `budget`.
+        rates : Rates, optional
+            How fast the store and the codecs are, as `probe` measures it; defaults otherwise.
+        storage_options : mapping, optional
+            What fsspec needs to reach a URL.
+
+        Returns
+        -------
+        CheckReport
+            The findings, the worst first; each with what it leads to and a remedy as code. Only
+            metadata are read, and values that are in memory already.
+
+        Raises
+        ------
+        InvalidChunksError
+            If only one of ``store`` and ``region`` is given, or the region makes no sense.
+        SourceError
+            If the store is not there.
+        """
+        from xchunk.diagnose.facts import check
+        from xchunk.formatting import shown
+
+        found = check(
+            self._groups(),
+            self.budget(memory, max_mem),
+            store=store,
+            region=region,
+            rates=rates,
+            storage_options=storage_options,
+        )
+        return shown(found)
+
     def plan(
         self,
         what: What = None,
@@ -165,6 +221,7 @@ class ChunkingAccessor(Generic[T]):
         shards: Mapping[str, Any] | None = None,
         zarr_format: ZarrFormat | None = None,
         overwrite: bool = False,
+        resume: bool = True,
         rates: Rates | None = None,
         limits: Limits | None = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -176,7 +233,7 @@ class ChunkingAccessor(Generic[T]):
         RechunkPlan
             The stages, boxes, tasks, bytes, objects and peak memory for each variable.
         """
-        return self._bind(
+        rechunk, _ = self._bind(
             what,
             store,
             access=access,
@@ -185,10 +242,12 @@ class ChunkingAccessor(Generic[T]):
             shards=shards,
             zarr_format=zarr_format,
             overwrite=overwrite,
+            resume=resume,
             rates=rates,
             limits=limits,
             storage_options=storage_options,
-        ).plan
+        )
+        return rechunk.plan
 
     def apply(
         self,
@@ -201,6 +260,7 @@ class ChunkingAccessor(Generic[T]):
         shards: Mapping[str, Any] | None = None,
         zarr_format: ZarrFormat | None = None,
         overwrite: bool = False,
+        resume: bool = True,
         verify: bool = False,
         progress: bool = True,
         rates: Rates | None = None,
@@ -230,6 +290,9 @@ class ChunkingAccessor(Generic[T]):
             The source's format, or 3 where it is no zarr.
         overwrite : bool
             Whether a zarr store that is there is replaced. Nothing else ever is.
+        resume : bool
+            Whether to go on where an earlier run of the same call was stopped; if not, what it
+            left is deleted, and everything is copied.
         verify : bool
             Whether the target is read back and compared with the source bit by bit.
         progress : bool
@@ -248,8 +311,10 @@ class ChunkingAccessor(Generic[T]):
         ------
         InvalidChunksError, EncodingError, MemoryBudgetError, TargetExistsError
             If it cannot be done as it is asked; nothing is left behind.
+        ResumeMismatchError
+            If the target is the unfinished one of another source, plan or target.
         StageFailedError
-            If a box could not be copied.
+            If a box could not be copied. What is written stays: the same call goes on there.
         VerificationError
             If what was read back differs.
         """
@@ -260,23 +325,22 @@ class ChunkingAccessor(Generic[T]):
         from xchunk.lazy import tell_threads
         from xchunk.run import run_rechunk
 
-        if what is None and access is not None:
-            what = self.suggest(access, memory=memory, max_mem=max_mem, rates=rates)
-        if isinstance(what, Suggestion):
-            tell_threads(what)
-        rechunk = self._bind(
+        rechunk, what = self._bind(
             what,
             store,
-            access=None,
+            access=access,
             memory=memory,
             max_mem=max_mem,
             shards=shards,
             zarr_format=zarr_format,
             overwrite=overwrite,
+            resume=resume,
             rates=rates,
             limits=limits,
             storage_options=storage_options,
         )
+        if isinstance(what, Suggestion):
+            tell_threads(what)
         groups = run_rechunk(
             rechunk, self._groups(), what, verify=verify, progress=Progress(enabled=progress)
         )
@@ -321,14 +385,26 @@ class ChunkingAccessor(Generic[T]):
         target = open_store(store, read_only=True, storage_options=storage_options)
         return prove(self._groups(), target, budget=self.budget(memory, max_mem))
 
-    def _bind(self, what: What, store: Any, **options: Any) -> Rechunk:
+    def _bind(
+        self, what: What, store: Any, *, access: Any, memory: Any, max_mem: Any, **options: Any
+    ) -> tuple[Rechunk, What]:
+        """Bind what is asked; also return the suggestion, where that was made of ``access``."""
         from xchunk.rechunk import bind
+        from xchunk.resume import planning_budget
 
-        access = options.pop("access")
-        memory, max_mem = options.pop("memory"), options.pop("max_mem")
+        allowed = self.budget(memory, max_mem)
+        budget = allowed
+        if options["resume"]:
+            budget = planning_budget(
+                store,
+                allowed,
+                overwrite=options["overwrite"],
+                storage_options=options["storage_options"],
+            )
         if what is None and access is not None:
-            what = self.suggest(access, memory=memory, max_mem=max_mem, rates=options["rates"])
-        return bind(self._groups(), what, store, budget=self.budget(memory, max_mem), **options)
+            what = self.suggest(access, memory=budget, rates=options["rates"])
+        bound = bind(self._groups(), what, store, budget=budget, allowed=allowed, **options)
+        return bound, what
 
     def _lazily(self, what: What, *, access: Access | None, **options: Any) -> T:
         from xchunk.core.spec import parse_chunks

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,14 +12,15 @@ import xarray as xr
 from zarr.abc.store import Store
 
 from xchunk._typing import ZarrFormat
+from xchunk._version import __version__
 from xchunk.core.cost import Rates
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import ArrayPlan, Limits, RechunkPlan, plan_array
 from xchunk.core.spec import parse_chunks
 from xchunk.core.suggest import Suggestion
 from xchunk.engine.copy import StageSpec, scratch_dtype
-from xchunk.engine.run import Chain, Report, current_client, run_chains
-from xchunk.errors import EncodingError
+from xchunk.engine.run import Chain, Report, current_client, refuse_blind_workers, run_chains
+from xchunk.errors import EncodingError, ResumeMismatchError, StageFailedError
 from xchunk.jobs import (
     Wishes,
     choose_target,
@@ -27,11 +29,15 @@ from xchunk.jobs import (
     may_scratch,
     with_blocks,
 )
+from xchunk.resume import Standing, compare, header_of, refuse_other
 from xchunk.storage.assemble import Assembled, assemble
+from xchunk.storage.journal import Header, Journal
 from xchunk.storage.layouts import read_layouts
+from xchunk.storage.lease import lease
+from xchunk.storage.owned import forget, is_safe_path, sweep_partials
 from xchunk.storage.refs import FileRef, ZarrRef
-from xchunk.storage.site import Site
-from xchunk.storage.stores import describe, open_store, refuse_overlap
+from xchunk.storage.site import Site, state_of
+from xchunk.storage.stores import describe, local_path, open_store, refuse_overlap
 from xchunk.storage.target import (
     TargetArray,
     TargetMetadata,
@@ -39,9 +45,12 @@ from xchunk.storage.target import (
     make_metadata,
     write_arrays,
 )
-from xchunk.storage.workspace import Workspace
+from xchunk.storage.workspace import PREFIX, Workspace
 
 __all__ = ["Rechunk", "bind", "source_format"]
+
+#: Names that zarr gives to documents.
+_RESERVED = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 
 
 @dataclass(frozen=True)
@@ -68,41 +77,129 @@ class Rechunk:
     """The arrays, in the order in which they run."""
     metadata: TargetMetadata
     """The target's metadata documents."""
+    header: Header
+    """What the journal will say of this run."""
+    allowed: MemoryBudget
+    """What the tasks of one worker may take now; a plan that is resumed may be of another."""
+    resume: bool = True
+    """Whether boxes that an earlier run has written are kept."""
 
     def run(self, *, report: Report | None = None) -> Store:
         """Copy everything and commit; return the committed store.
 
-        The target cannot be opened before it is complete. If anything fails, what was
-        written is deleted and the error goes on.
+        The target cannot be opened before it is complete. What an earlier run of the same
+        source, plan and target has written is not copied again. If a box fails, what is
+        written stays for the next run.
 
         Raises
         ------
         TargetExistsError
-            If the target is there and was not to be overwritten.
+            If the target is there and was not to be overwritten, or another run is at work.
+        ResumeMismatchError
+            If an earlier run left boxes of another source, plan or target.
         StageFailedError
             If a box could not be copied.
         """
-        store = self.site.prepare()
-        workspace = Workspace(store)
-        try:
-            workspace.create(target=self.plan.target)
-            write_arrays(store, self.metadata)
-            run_chains(
-                [self._chain(c, workspace) for c in self.copies if c.plan.stages],
-                threads=self.plan.budget.threads,
-                client=current_client(),
-                report=report,
-            )
-            commit(store, self.metadata)
-        except BaseException:
-            self.site.abandon()
-            raise
-        workspace.remove()
-        return self.site.publish()
+        site = self.site
+        path = local_path(site.store)
+        existed = path is None or path.exists()
+        home = site.occupy()
+        with lease(home) as held:
+            began = False
+            try:
+                store, complete = site.settle(self.header.digest)
+                if not complete:
+                    chains = self._begin(store)
+                    began = True
+                    self._copy_boxes(chains, report)
+                    held.check()
+                    self._commit(store)
+                final = site.publish(store)
+            except BaseException as error:
+                if not began and not self._has_boxes():
+                    with suppress(Exception):
+                        site.abandon(home, self.header, existed=existed)
+                    raise
+                _explain(error, site.store)
+                raise
+            Workspace(final).clear()
+            held.retire()
+            site.leave(home)
+        return final
 
-    def _chain(self, copy: _Copy, workspace: Workspace) -> Chain:
+    def _begin(self, store: Store) -> list[Chain]:
+        """Write all that stands before the first box; return what is to be copied."""
+        workspace, journal = Workspace(store), Journal(store)
+        standing = self._standing(journal)
+        if not standing.boxes:
+            self._start_anew(store, standing)
+        if workspace.read_marker() is None:
+            workspace.create(target=self.plan.target)
+        for path in standing.changed:
+            forget(store, path)
+        journal.write(self.header, version=__version__)
+        write_arrays(store, self.metadata)
+        client = current_client()
+        if client is not None:
+            refuse_blind_workers(client, store, next(iter(self.metadata.arrays), None))
+        finished = standing.finished or {}
+        chains = [
+            self._chain(c, workspace, journal, finished.get(c.assembled.path, ()))
+            for c in self.copies
+            if c.plan.stages
+        ]
+        return [c for c in chains if c.remaining(len(c.stages) - 1)]
+
+    def _standing(self, journal: Journal) -> Standing:
+        if not self.resume:
+            return Standing()
+        return compare(journal, self.header)
+
+    def _start_anew(self, store: Store, standing: Standing) -> None:
+        """Delete what earlier runs left of an unfinished target."""
+        if Workspace(store).read_marker() is None:
+            return
+        earlier = standing.earlier or self.header
+        if not self.resume:
+            with suppress(ResumeMismatchError):
+                earlier = Journal(store).read() or self.header
+        self.site.discard(store, earlier)
+        if earlier is not self.header:
+            self.site.discard(store, self.header)
+
+    def _has_boxes(self) -> bool:
+        """Tell whether an earlier run's boxes are there, which an error must not take away."""
+        try:
+            journal = Journal(self.site.working)
+            earlier = journal.read()
+            return earlier is not None and any(map(journal.has_boxes, earlier.arrays.values()))
+        except Exception:  # noqa: BLE001 - where it cannot be told, nothing is deleted
+            return True
+
+    def _copy_boxes(self, chains: Sequence[Chain], report: Report | None) -> None:
+        if report is not None:
+            for chain in chains:
+                for stage, done in zip(chain.stages, chain.finished, strict=False):
+                    for box in sorted(done):
+                        report(stage.label, box, 0)
+        run_chains(chains, threads=self.allowed.threads, client=current_client(), report=report)
+
+    def _commit(self, store: Store) -> None:
+        sweep_partials(store, [c.assembled.path for c in self.copies])
+        commit(store, self.metadata)
+        Workspace(store).create(target=self.plan.target, committed=self.header.digest)
+
+    def _chain(
+        self,
+        copy: _Copy,
+        workspace: Workspace,
+        journal: Journal,
+        finished: tuple[frozenset[int], ...],
+    ) -> Chain:
         one, run = copy.assembled, uuid.uuid4().hex[:12]
         final = ZarrRef(workspace.store, one.path, self.metadata.zarr_format)
+        facts = self.header.arrays[one.path]
+        fitting = self.allowed.max_mem // max(1, copy.plan.projected_mem)
         specs: list[StageSpec] = []
         scratches: list[ZarrRef] = []
         source: Any = one.ref
@@ -124,7 +221,8 @@ class Rechunk:
                     dtype=one.dtype,
                     from_scratch=number > 0,
                     to_scratch=stage.scratch is not None,
-                    threads=copy.plan.threads,
+                    threads=max(1, min(copy.plan.threads, fitting)),
+                    marks=journal.marks(facts, number),
                 )
             )
             source = target
@@ -134,7 +232,20 @@ class Rechunk:
                 workspace.remove_scratch(scratch)
 
         blocks = None if one.ref is not None or one.variable is None else one.variable.data
-        return Chain(tuple(specs), blocks, clean if scratches else None)
+        return Chain(tuple(specs), blocks, clean if scratches else None, finished)
+
+
+def _explain(error: BaseException, store: Store) -> None:
+    """Add to an error how the run is resumed, and how it is cleaned up."""
+    name = describe(store)
+    hint = (
+        f"What is written is kept: the same call goes on where it was. 'xchunk clean {name}' "
+        "deletes it."
+    )
+    if isinstance(error, StageFailedError) and error.args:
+        error.args = (f"{error.args[0]} {hint}", *error.args[1:])
+    else:
+        error.add_note(hint)
 
 
 def source_format(groups: Mapping[str, xr.Dataset]) -> ZarrFormat:
@@ -154,6 +265,8 @@ def bind(
     shards: Mapping[Any, Any] | None = None,
     zarr_format: ZarrFormat | None = None,
     overwrite: bool = False,
+    resume: bool = True,
+    allowed: MemoryBudget | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Rechunk:
     """Plan a rechunk and bind it to its stores; nothing is written.
@@ -178,6 +291,10 @@ def bind(
         The source's, or 3 where it is no zarr.
     overwrite : bool
         Whether a zarr store that is there is replaced.
+    resume : bool
+        Whether boxes that an earlier run has written are kept; if not, it starts anew.
+    allowed : MemoryBudget, optional
+        What the tasks may take, where ``budget`` is that of an earlier run.
     storage_options : mapping, optional
         What fsspec needs to reach a URL.
 
@@ -185,6 +302,8 @@ def bind(
     ------
     InvalidChunksError, EncodingError, MemoryBudgetError, TargetExistsError
         If it cannot be done as it is asked.
+    ResumeMismatchError
+        If the target is the unfinished one of another source, plan or target.
     """
     zarr_format = _check_format(zarr_format or source_format(groups))
     if shards and zarr_format == 2:
@@ -216,6 +335,11 @@ def bind(
             notes += [f"{one.path}: {note}" for note in one.notes]
     metadata = make_metadata(grouped, zarr_format=zarr_format)
     copies.sort(key=lambda c: c.plan.nbytes)
+    _refuse_odd_paths(copies)
+    header = header_of([(c.target, c.plan) for c in copies], metadata, budget)
+    refuse_other(site, header.digest)
+    if resume and state_of(site.working) == "unfinished":
+        notes += compare(Journal(site.working), header).note()
     plan = RechunkPlan(
         arrays=tuple(c.plan for c in copies),
         budget=budget,
@@ -223,7 +347,19 @@ def bind(
         target=describe(site.store),
         notes=(*notes, *site.notes()),
     )
-    return Rechunk(plan, site, tuple(copies), metadata)
+    return Rechunk(plan, site, tuple(copies), metadata, header, allowed or budget, resume)
+
+
+def _refuse_odd_paths(copies: Sequence[_Copy]) -> None:
+    """Refuse names that would be read as something else in a zarr store, or lead out of it."""
+    for copy in copies:
+        path = copy.assembled.path
+        parts = path.split("/")
+        if not is_safe_path(path) or parts[0] == PREFIX or any(p in _RESERVED for p in parts):
+            raise EncodingError(
+                f"the name {path!r} cannot be a path in a zarr store. Nothing was written. "
+                "Rename the variable or group first."
+            )
 
 
 def _check_format(zarr_format: Any) -> Literal[2, 3]:

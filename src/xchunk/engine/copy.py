@@ -18,10 +18,14 @@ import zarr
 from numpy.typing import NDArray
 
 from xchunk.core.grid import Grid
+from xchunk.engine.inflight import in_flight, stop, with_patience
+from xchunk.engine.allocator import steady
 from xchunk.errors import StageFailedError, XchunkError
 from xchunk.storage import zarr_io
+from xchunk.storage.journal import BoxMarks
 from xchunk.storage.refs import StoredRef, ZarrRef
 from xchunk.storage.stored import StoredArray, close_files, open_stored
+from xchunk.storage.workspace import refuse_lost_pieces
 
 __all__ = [
     "StageSpec",
@@ -62,6 +66,8 @@ class StageSpec:
     """Chunks in flight at once within a task."""
     pieces: Grid | None = None
     """What each box is cut into where it is read to be compared; None: it is copied."""
+    marks: BoxMarks | None = None
+    """Where it is noted that a box is written; None: nowhere."""
 
 
 def scratch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -75,17 +81,24 @@ def copy_box(spec: StageSpec, i: int, _after: Any = None) -> int:
 
     The last argument is the checkpoint of the stage before, which only orders the tasks.
     """
+    return with_patience(lambda: _copy(spec, i))
+
+
+def _copy(spec: StageSpec, i: int) -> int:
     with reading(spec, i) as (region, values):
-        _write(spec, region, values)
+        _write(spec, i, region, values)
         return int(values.nbytes)
 
 
 def write_block(spec: StageSpec, i: int, block: NDArray[Any]) -> int:
     """Write one computed block, the box number ``i`` of a stage; return its bytes."""
+    return with_patience(lambda: _write_values(spec, i, np.asarray(block)))
+
+
+def _write_values(spec: StageSpec, i: int, values: NDArray[Any]) -> int:
     region = spec.boxes.region(i)
     with _context(spec, region):
-        values = np.asarray(block)
-        _write(spec, region, values)
+        _write(spec, i, region, values)
         return int(values.nbytes)
 
 
@@ -109,10 +122,12 @@ def reading(spec: StageSpec, i: int) -> Iterator[tuple[tuple[slice, ...], NDArra
         dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
         with _buffers.borrow(shape, dtype) as buffer:
             values = source.read(shifted, buffer)
+            if spec.from_scratch and isinstance(spec.source, ZarrRef):
+                refuse_lost_pieces(spec.source, source.info, shifted, values)
             yield region, values.view(spec.dtype) if spec.from_scratch else values
 
 
-def _write(spec: StageSpec, region: tuple[slice, ...], values: NDArray[Any]) -> None:
+def _write(spec: StageSpec, i: int, region: tuple[slice, ...], values: NDArray[Any]) -> None:
     _, target = _opened(spec)
     if target is None:
         raise StageFailedError(f"{spec.label} has no target to write to")
@@ -122,11 +137,14 @@ def _write(spec: StageSpec, region: tuple[slice, ...], values: NDArray[Any]) -> 
         zarr_io.write_units(target, region, bits.reshape(values.shape), fill=None)
     else:
         zarr_io.write_units(target, region, values, fill=target.fill_value)
+    if spec.marks is not None:
+        spec.marks.put(i)
 
 
 @contextmanager
 def _context(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
-    with _slot(spec), zarr_io.tuned(spec.concurrency):
+    steady()
+    with _slot(spec), in_flight(spec.run), zarr_io.tuned(spec.concurrency):
         try:
             yield
         except XchunkError:
@@ -205,7 +223,12 @@ def _slot(spec: StageSpec) -> threading.BoundedSemaphore:
 
 
 def release(run: str) -> None:
-    """Let go of what this process keeps for a run: open arrays, files and buffers."""
+    """Let go of what this process keeps for a run: open arrays, files and buffers.
+
+    Boxes that are still being copied, after an error or Ctrl-C, are waited for: they must not
+    write when the run is said to be over.
+    """
+    stop(run)
     with _lock:
         for cache in (_open, _slots):
             for key in [k for k in cache if k[0] == run]:

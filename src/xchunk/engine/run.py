@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import dask.array as da
 from dask.base import optimize as dask_optimize
+from zarr.abc.store import Store
 
 from xchunk.engine.copy import StageSpec, checkpoint, copy_box, release, write_block
 from xchunk.engine.digest import digest_block, digest_box
-from xchunk.errors import StageFailedError, XchunkError
+from xchunk.errors import SourceError, StageFailedError, XchunkError
+from xchunk.storage.stores import describe
+from xchunk.storage.zarr_io import has_key
 
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["Chain", "Report", "current_client", "run_chains"]
+__all__ = ["Chain", "Report", "current_client", "refuse_blind_workers", "run_chains"]
 
 #: Called when a box is done, with the label of its stage, its number, and what its task
 #: returned: its bytes where it was copied, the digests of its pieces where it was only read.
@@ -39,6 +42,14 @@ class Chain:
     """The blocks that the first stage writes, where the source is computed."""
     after: Callable[[], None] | None = field(default=None, compare=False)
     """Called in this process when the last stage is complete (to delete scratch data)."""
+    finished: tuple[frozenset[int], ...] = ()
+    """For each stage the boxes that an earlier run has copied; none are by default."""
+
+    def remaining(self, number: int) -> list[int]:
+        """List the boxes of a stage that are still to be copied."""
+        count = self.stages[number].boxes.count
+        done = self.finished[number] if self.finished else frozenset()
+        return [i for i in range(count) if i not in done]
 
 
 def current_client() -> Client | None:
@@ -53,6 +64,39 @@ def current_client() -> Client | None:
         return get_client()
     except ValueError:
         return None
+
+
+def refuse_blind_workers(client: Client, store: Store, key: str | None) -> None:
+    """Refuse a target that the workers of a cluster cannot see, before the first box.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        The cluster.
+    store : zarr store
+        The target.
+    key : str, optional
+        Something that was just written to it.
+
+    Raises
+    ------
+    SourceError
+        If a worker does not find it.
+    """
+    if key is None:
+        return
+    found = client.run(_sees, store, key, on_error="return")
+    blind = [str(worker) for worker, seen in found.items() if seen is not True]
+    if blind:
+        raise SourceError(
+            f"{len(blind)} of {len(found)} workers ({', '.join(blind[:3])}) cannot see what was "
+            f"just written to {describe(store)}. No box was copied. Give a target that every "
+            "worker reaches: a shared file system or an object store."
+        )
+
+
+def _sees(store: Store, key: str) -> bool:
+    return has_key(store, key)
 
 
 def run_chains(
@@ -119,19 +163,20 @@ def _graph(chains: Sequence[Chain]) -> tuple[dict[Any, Any], dict[Any, str]]:
             shared = f"{stage.label}-spec-{stage.run}"
             graph[shared] = stage
             name = f"{stage.label}-{stage.run}"
-            keys = [(name, i) for i in range(stage.boxes.count)]
+            boxes_left = chain.remaining(number)
+            keys = [(name, i) for i in boxes_left]
             copying = stage.target is not None
             box_task = copy_box if copying else digest_box
             block_task = write_block if copying else digest_block
             if number == 0 and chain.blocks is not None:
-                blocks, block_keys = _block_graph(chain.blocks)
+                blocks, block_keys = _block_graph(chain.blocks, boxes_left)
                 graph.update(blocks)
                 graph.update(
-                    (k, (block_task, shared, i, b))
-                    for i, (k, b) in enumerate(zip(keys, block_keys, strict=True))
+                    (k, (block_task, shared, k[1], b))
+                    for k, b in zip(keys, block_keys, strict=True)
                 )
             else:
-                graph.update((k, (box_task, shared, i, before)) for i, k in enumerate(keys))
+                graph.update((k, (box_task, shared, k[1], before)) for k in keys)
             boxes.update(dict.fromkeys(keys, stage.label))
             if number < len(chain.stages) - 1:
                 before = f"{stage.label}-done-{stage.run}"
@@ -139,7 +184,7 @@ def _graph(chains: Sequence[Chain]) -> tuple[dict[Any, Any], dict[Any, str]]:
     return graph, boxes
 
 
-def _block_graph(blocks: da.Array) -> tuple[dict[Any, Any], list[Any]]:
+def _block_graph(blocks: da.Array, wanted: list[int]) -> tuple[dict[Any, Any], list[Any]]:
     (optimized,) = dask_optimize(blocks)
     flat: list[Any] = []
     stack = [optimized.__dask_keys__()]
@@ -149,7 +194,9 @@ def _block_graph(blocks: da.Array) -> tuple[dict[Any, Any], list[Any]]:
             stack.extend(reversed(item))
         else:
             flat.append(item)
-    return dict(optimized.__dask_graph__()), flat
+    keys = [flat[i] for i in wanted]
+    layers = optimized.__dask_graph__()
+    return dict(layers if len(keys) == len(flat) else layers.cull(set(keys))), keys
 
 
 def _run_local(

@@ -11,7 +11,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
 from xchunk.errors import SourceError, TargetExistsError
-from xchunk.storage.zarr_io import get_key, list_prefix
+from xchunk.storage.zarr_io import get_key, holds_any
 
 __all__ = [
     "StoreLike",
@@ -114,7 +114,7 @@ def is_empty(store: Store) -> bool:
     path = local_path(store)
     if path is not None:
         return not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    return not list_prefix(store, "", limit=1)
+    return not holds_any(store, "")
 
 
 def overlaps(a: StoreLike, b: StoreLike) -> bool:

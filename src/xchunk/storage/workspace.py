@@ -8,27 +8,42 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
+from xchunk.core.grid import Grid
 from xchunk.core.plan import Scratch
-from xchunk.errors import TargetExistsError
+from xchunk.errors import StageFailedError, TargetExistsError
 from xchunk.storage.refs import ZarrRef
-from xchunk.storage.stores import describe
-from xchunk.storage.zarr_io import delete_prefix, get_key, list_prefix, put_key
+from xchunk.storage.stored import StoredInfo
+from xchunk.storage.stores import describe, local_path
+from xchunk.storage.zarr_io import (
+    delete_keys,
+    delete_prefix,
+    get_key,
+    has_key,
+    holds_any,
+    put_key,
+)
 
-__all__ = ["PREFIX", "Workspace"]
+__all__ = ["PREFIX", "Workspace", "refuse_lost_pieces"]
 
 #: The prefix below which everything temporary of ours lies.
 PREFIX = ".xchunk"
 _MARKER = f"{PREFIX}/marker.json"
 _MADE_BY = "xchunk"
+#: What each byte of a piece of scratch that is missing reads as. Data rarely look like it, so
+#: that few pieces have to be looked up in the store (`refuse_lost_pieces`).
+_LOST = 0xA5
 
 
 @dataclass(frozen=True)
@@ -40,12 +55,16 @@ class Workspace:
 
     def read_marker(self) -> dict[str, Any] | None:
         """Read the marker; None where there is none, or it is not ours."""
+        root = local_path(self.store)
+        if root is not None and (root / PREFIX).is_symlink():
+            # it leads to a place that somebody else chose
+            return None
         raw = get_key(self.store, _MARKER)
         if raw is None:
             return None
         try:
             marker = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         ours = isinstance(marker, dict) and marker.get("made_by") == _MADE_BY
         return marker if ours else None
@@ -58,10 +77,10 @@ class Workspace:
         TargetExistsError
             If something that is not ours lies where the scratch data would.
         """
-        if self.read_marker() is None and list_prefix(self.store, f"{PREFIX}/", limit=1):
+        if self.read_marker() is None and holds_any(self.store, PREFIX):
             raise TargetExistsError(
                 f"{describe(self.store)} holds a folder {PREFIX!r} that xchunk did not make. "
-                "Nothing was written. Move it away, or give another scratch store."
+                "Nothing was written. Move it away, or give another target."
             )
         marker = {"made_by": _MADE_BY, "format": 1, **facts}
         put_key(self.store, _MARKER, json.dumps(marker, indent=1).encode())
@@ -74,11 +93,11 @@ class Workspace:
         dtype: np.dtype[Any],
         scratch: Scratch,
     ) -> ZarrRef:
-        """Make the scratch array of one stage of one variable."""
+        """Make the scratch array of one stage of one variable; its pieces carry checksums."""
         path = f"{PREFIX}/scratch/{stage}/{name}"
-        compressors: Any = None
+        compressors: list[Any] = [Crc32cCodec()]
         if scratch.compressor == "lz4":
-            compressors = BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle")
+            compressors.insert(0, BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle"))
         documents: dict[str, Any] = {}
         # Made in the store itself, it would get parent groups, and the target's root is one:
         # the target could be opened before it is complete.
@@ -93,6 +112,7 @@ class Workspace:
                 shards=scratch.shards,
                 compressors=compressors,
                 filters=None,
+                fill_value=_lost(dtype),
                 zarr_format=3,
             )
         put_key(self.store, f"{path}/zarr.json", documents["zarr.json"].to_bytes())
@@ -103,9 +123,57 @@ class Workspace:
         if self.read_marker() is not None and ref.path.startswith(f"{PREFIX}/scratch/"):
             delete_prefix(ref.store, ref.path)
 
+    def clear(self) -> None:
+        """Delete scratch data and journal; does nothing where the marker is not ours."""
+        if self.read_marker() is not None:
+            for part in ("scratch", "journal"):
+                delete_prefix(self.store, f"{PREFIX}/{part}")
+
     def remove(self) -> None:
-        """Delete the scratch data, the marker last; does nothing where the marker is not ours."""
+        """Delete all that is ours, the marker last; does nothing where the marker is not ours."""
         if self.read_marker() is None:
             return
-        delete_prefix(self.store, f"{PREFIX}/scratch")
-        delete_prefix(self.store, PREFIX)
+        self.clear()
+        delete_prefix(self.store, f"{PREFIX}/lease")
+        delete_keys(self.store, [_MARKER])
+        root = local_path(self.store)
+        if root is not None:
+            # what somebody else put there stays, and its folder with it
+            with suppress(OSError):
+                (root / PREFIX).rmdir()
+
+
+def _lost(dtype: np.dtype[Any]) -> Any:
+    return np.frombuffer(bytes([_LOST]) * dtype.itemsize, dtype=dtype)[0]
+
+
+def refuse_lost_pieces(
+    ref: ZarrRef, info: StoredInfo, region: Sequence[slice], values: NDArray[Any]
+) -> None:
+    """Refuse values that were read where a piece of scratch is missing.
+
+    zarr reads a missing chunk as the fill value. Every piece of scratch is written, so that one
+    which is missing is lost.
+
+    Raises
+    ------
+    StageFailedError
+        If the object of a piece is not in the store.
+    """
+    units = info.shards or info.chunks
+    if units is None or not values.size:
+        return
+    grid = Grid.of(info.shape, units)
+    touched = [a.touched(r.start, r.stop) for a, r in zip(grid.axes, region, strict=True)]
+    starts = [
+        [max(axis.bounds(i)[0] - r.start, 0) for i in indices]
+        for axis, indices, r in zip(grid.axes, touched, region, strict=True)
+    ]
+    heads = values[np.ix_(*starts)] if starts else values
+    for at in np.argwhere(heads == _lost(values.dtype)):
+        key = "/".join(["c", *(str(t[i]) for t, i in zip(touched, at, strict=True))])
+        if not has_key(ref.store, f"{ref.path}/{key}"):
+            raise StageFailedError(
+                f"a piece of the scratch data is lost: {ref.path}/{key}. The target was not "
+                "committed. Give resume=False (--no-resume) to start anew."
+            )

@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,12 +25,17 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.buffer.cpu import Buffer, NDBuffer, buffer_prototype
+from zarr.storage import LocalStore
 
 __all__ = [
     "bits",
+    "delete_keys",
     "delete_prefix",
     "get_key",
+    "get_keys",
     "has_fused_pipeline",
+    "has_key",
+    "holds_any",
     "list_prefix",
     "open_array",
     "put_key",
@@ -166,8 +172,15 @@ def bits(values: NDArray[Any]) -> NDArray[Any]:
     return contiguous.view(f"u{width}" if width in (1, 2, 4, 8) else f"V{width}")
 
 
+def _is_absent(store: Store) -> bool:
+    """Tell whether a local store has no folder yet: zarr would make it, just to look into it."""
+    return isinstance(store, LocalStore) and not Path(store.root).is_dir()
+
+
 def get_key(store: Store, key: str) -> bytes | None:
     """Read one object; None where there is none."""
+    if _is_absent(store):
+        return None
     buffer = _sync(store.get(key, prototype=buffer_prototype))
     return None if buffer is None else buffer.to_bytes()
 
@@ -179,6 +192,9 @@ def put_key(store: Store, key: str, value: bytes) -> None:
 
 def list_prefix(store: Store, prefix: str, limit: int | None = None) -> list[str]:
     """List the keys below a prefix (which ends with a slash, or is empty), at most ``limit``."""
+
+    if _is_absent(store):
+        return []
 
     async def collect() -> list[str]:
         keys: list[str] = []
@@ -193,4 +209,57 @@ def list_prefix(store: Store, prefix: str, limit: int | None = None) -> list[str
 
 def delete_prefix(store: Store, prefix: str) -> None:
     """Delete everything below a prefix."""
-    _sync(store.delete_dir(prefix.rstrip("/")))
+    if not _is_absent(store):
+        _sync(store.delete_dir(prefix.rstrip("/")))
+
+
+def delete_keys(store: Store, keys: Sequence[str]) -> None:
+    """Delete these objects, as many at once as zarr is configured for; missing ones are fine."""
+    if _is_absent(store):
+        return
+
+    async def delete(key: str) -> None:
+        await store.delete(key)
+
+    _sync(_side_by_side([partial(delete, key) for key in keys]))
+
+
+def get_keys(store: Store, keys: Sequence[str]) -> list[bytes | None]:
+    """Read several objects, as many at once as zarr is configured for."""
+    if _is_absent(store):
+        return [None] * len(keys)
+
+    async def get(key: str) -> bytes | None:
+        buffer = await store.get(key, prototype=buffer_prototype)
+        return None if buffer is None else buffer.to_bytes()
+
+    return _sync(_side_by_side([partial(get, key) for key in keys]))
+
+
+async def _side_by_side(calls: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
+    slots = asyncio.Semaphore(int(zarr.config.get("async.concurrency") or 1))
+
+    async def one(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        async with slots:
+            return await call()
+
+    return list(await asyncio.gather(*(one(call) for call in calls)))
+
+
+def has_key(store: Store, key: str) -> bool:
+    """Tell whether there is an object, without reading it."""
+    return not _is_absent(store) and bool(_sync(store.exists(key)))
+
+
+def holds_any(store: Store, prefix: str) -> bool:
+    """Tell whether anything lies below a prefix; one level is listed, and not what is below it."""
+
+    if _is_absent(store):
+        return False
+
+    async def look() -> bool:
+        async for _ in store.list_dir(prefix.rstrip("/")):
+            return True
+        return False
+
+    return _sync(look())

@@ -1,0 +1,144 @@
+"""Facts by which the source of an earlier run is told from another one, or from a changed one.
+
+They are JSON types, and hold neither values nor credentials: URLs lose what could be either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xchunk.storage.assemble import Assembled
+from xchunk.storage.refs import FileRef, ZarrRef
+from xchunk.storage.stores import describe, local_path
+from xchunk.storage.zarr_io import get_key
+
+__all__ = ["source_facts", "without_secrets"]
+
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs")
+#: Files of an array whose size and time are looked at; of larger arrays only the folders'.
+_MOST_FILES = 50_000
+
+
+def without_secrets(place: str) -> str:
+    """Return a path or URL without user, password and query, in any part of a chain of URLs."""
+    return "::".join(_plain(part) for part in place.split("::"))
+
+
+def _plain(part: str) -> str:
+    found = _URL.fullmatch(part)
+    if found is None:
+        return part
+    rest = re.split(r"[?#]", found["rest"], maxsplit=1)[0]
+    host, slash, path = rest.partition("/")
+    return f"{found['scheme']}{host.rpartition('@')[2]}{slash}{path}"
+
+
+def source_facts(one: Assembled) -> dict[str, Any]:
+    """Return what the values of one variable are read or computed from."""
+    facts: dict[str, Any] = {
+        "shape": list(one.shape),
+        "dtype": _dtype(one.dtype),
+        "dims": list(one.dims),
+    }
+    if one.ref is None:
+        data = None if one.variable is None else one.variable.data
+        return {"kind": "computed", "graph": str(getattr(data, "name", "")), **facts}
+    if one.info is not None:
+        facts |= {
+            "chunks": json.loads(json.dumps(one.info.chunks)),
+            "shards": None if one.info.shards is None else list(one.info.shards),
+            "codecs": list(one.info.codecs),
+            "attributes": _digest(one.info.attrs),
+        }
+    facts["origin"] = list(one.origin)
+    if isinstance(one.ref, ZarrRef):
+        return {"kind": "zarr", **facts, **_zarr_facts(one.ref)}
+    return {"kind": "file", **facts, **_file_facts(one.ref)}
+
+
+def _dtype(dtype: np.dtype[Any]) -> str:
+    return "string" if dtype.hasobject or dtype.kind == "T" else dtype.str
+
+
+def _digest(value: Any) -> str:
+    """Digest attributes, which may be anything: by what they show, arrays by their values."""
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {str(k): plain(v) for k, v in item.items()}
+        if isinstance(item, np.ndarray | np.generic):
+            return [str(item.dtype), repr(item.tolist())]
+        return repr(item)
+
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
+
+
+def _zarr_facts(ref: ZarrRef) -> dict[str, Any]:
+    prefix = f"{ref.path}/" if ref.path else ""
+    documents = [get_key(ref.store, f"{prefix}{name}") or b"" for name in _DOCUMENTS]
+    facts: dict[str, Any] = {
+        "store": without_secrets(describe(ref.store)),
+        "path": ref.path,
+        "metadata": hashlib.sha256(b"\0".join(documents)).hexdigest(),
+    }
+    root = local_path(ref.store)
+    if root is not None:
+        facts["store"] = str(root.resolve())
+        facts["files"] = _stamp_of_files(root / ref.path)
+    return facts
+
+
+def _file_facts(ref: FileRef) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "file": without_secrets(ref.filename),
+        "group": ref.group,
+        "variable": ref.variable,
+    }
+    path = local_path(ref.filename)
+    if path is not None and path.exists():
+        stat = path.stat()
+        facts |= {"file": str(path.resolve()), "size": stat.st_size, "changed": stat.st_mtime_ns}
+    return facts
+
+
+def _stamp_of_files(folder: Path) -> str:
+    """Digest names, sizes and times of the files below a folder."""
+    state = hashlib.sha256()
+    for number, text in enumerate(_stamps(folder, files=True)):
+        if number >= _MOST_FILES:
+            break
+        state.update(text.encode(errors="surrogateescape"))
+    else:
+        return state.hexdigest()
+    state = hashlib.sha256()
+    for text in _stamps(folder, files=False):
+        # a file that is written anew changes the time of its folder, as zarr writes it
+        state.update(text.encode(errors="surrogateescape"))
+    return state.hexdigest()
+
+
+def _stamps(folder: Path, *, files: bool) -> Iterator[str]:
+    stack = [str(folder)]
+    while stack:
+        here = stack.pop()
+        try:
+            entries = sorted(os.scandir(here), key=lambda e: e.name)
+            if not files:
+                yield f"{here}\0{os.stat(here).st_mtime_ns}\0"  # noqa: PTH116 - a string
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(entry.path)
+            elif files:
+                stat = entry.stat()
+                yield f"{entry.path}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
