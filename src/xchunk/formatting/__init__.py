@@ -16,8 +16,11 @@ T = TypeVar("T")
 
 #: By the name of the class, the function of ``text`` and of ``html`` that shows it.
 _VIEWS = {
+    "CheckReport": "check_report",
     "LayoutReport": "layout_report",
     "MemoryBudget": "memory_budget",
+    "MeasuredRates": "measured_rates",
+    "RechunkComparison": "rechunk_comparison",
     "RechunkPlan": "rechunk_plan",
     "Suggestion": "suggestion",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from xchunk.core.findings import CheckReport, Severity
 from xchunk.core.grid import Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import PAUSE, SPILL, TARGET, TERMINATE, MemoryBudget
@@ -16,9 +17,11 @@ __all__ = [
     "ACTIONS",
     "FAMILIES",
     "MARKS",
+    "SEVERITY_WORDS",
     "STAGES",
     "Fill",
     "budget_facts",
+    "check_counts",
     "chunks",
     "codecs",
     "counted",
@@ -63,6 +66,9 @@ STAGES = {
     "move": "scratch → scratch",
     "write": "scratch → target",
 }
+
+#: What a finding of each severity is called.
+SEVERITY_WORDS: Mapping[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}
 
 #: dask's thresholds, as parts of a worker's limit.
 MARKS = ((TARGET, "target"), (SPILL, "spill"), (PAUSE, "pause"), (TERMINATE, "terminate"))
@@ -301,6 +307,12 @@ def fill(budget: MemoryBudget, growth: int) -> Fill:
     if passed:
         words += f", past {passed[-1]}"
     return Fill(held, max(0.0, min(1.0, part) - held), MARKS, words)
+
+
+def check_counts(report: CheckReport) -> str:
+    """How many findings there are: ``1 error, 2 warnings``; what was looked at if there are none."""
+    said = [counted(n, SEVERITY_WORDS[s]) for s, n in report.counts.items() if n]
+    return ", ".join(said) or f"nothing found in {counted(report.checked, 'variable')}"
 
 
 def grouped(layouts: Iterable[ArrayLayout]) -> tuple[list[ArrayLayout], list[ArrayLayout]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from xchunk.core.findings import CheckReport, Finding
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import ArrayPlan, RechunkPlan
@@ -16,7 +17,15 @@ from xchunk.formatting.style import card, esc, pairs, table
 if TYPE_CHECKING:
     from xchunk.storage.layouts import LayoutReport
 
-__all__ = ["accessor", "bar", "layout_report", "memory_budget", "rechunk_plan", "suggestion"]
+__all__ = [
+    "accessor",
+    "bar",
+    "check_report",
+    "layout_report",
+    "memory_budget",
+    "rechunk_plan",
+    "suggestion",
+]
 
 #: Variables shown, at the most, and drawn.
 MOST, DRAWN = 200, 3
@@ -199,3 +208,22 @@ def rechunk_plan(plan: RechunkPlan, *, style: bool = True) -> str:
         body += f'<p class="xc-dim">Copied in one piece: {esc(names)}</p>'
     body += "".join(f"<p>{esc(note)}</p>" for note in plan.notes)
     return card("xchunk plan", facts, body, style=style)
+
+
+def _finding(f: Finding) -> str:
+    return (
+        f'<div class="xc-card"><div class="xc-name"><b>{esc(f.variable or "all variables")}</b>'
+        f'<span class="xc-tag">{esc(describe.SEVERITY_WORDS[f.severity])}</span>'
+        f'<span class="xc-dim">{esc(f.code)}</span></div>'
+        f"<p>{esc(f.message)}</p><p>{esc(f.consequence)}</p><p><code>{esc(f.remedy)}</code></p></div>"
+    )
+
+
+def check_report(report: CheckReport, *, style: bool = True) -> str:
+    """Show what a check found: what it is, what it leads to, and what to do."""
+    shown = report.findings[:MOST]
+    body = "".join(_finding(f) for f in shown)
+    left = len(report) - len(shown)
+    body += f"<p>… and {left} more, see to_dict().</p>" if left else ""
+    facts = [report.source, describe.check_counts(report)]
+    return card("xchunk check", facts, body, style=style)

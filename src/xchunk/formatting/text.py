@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from xchunk.core.findings import CheckReport, Finding
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import ArrayPlan, RechunkPlan
@@ -20,6 +22,7 @@ __all__ = [
     "WIDTH",
     "accessor",
     "bar",
+    "check_report",
     "layout_report",
     "memory_budget",
     "rechunk_plan",
@@ -33,6 +36,8 @@ WIDTH = 80
 MOST = 40
 
 T = TypeVar("T")
+
+_UNIT = re.compile(r"(\d) ((?:[kMGTP]?B|µs|ms|s|min|h|d|×)\b)")
 
 
 def cut(text: str, width: int) -> str:
@@ -48,13 +53,15 @@ def wrap(text: str, indent: int = 4, first: str = "") -> list[str]:
     """Fold a paragraph; ``first`` stands before its first line, within the indent."""
     lines: list[str] = []
     for paragraph in text.splitlines() or [""]:
+        # a number stays with its unit: textwrap breaks at ASCII spaces only
+        whole = _UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", describe.plain(paragraph))
         lines += textwrap.wrap(
-            describe.plain(paragraph),
+            whole,
             WIDTH,
             initial_indent=(first if not lines else "").ljust(indent),
             subsequent_indent=" " * indent,
         ) or [first.rstrip()]
-    return lines
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def sides(left: str, right: str, indent: int = 0) -> str:
@@ -235,4 +242,21 @@ def rechunk_plan(plan: RechunkPlan) -> str:
         lines += ["", *wrap(_small(small), 2)]
     for note in plan.notes:
         lines += ["", *wrap(note, 4, "  -")]
+    return "\n".join(lines)
+
+
+def _finding(f: Finding) -> list[str]:
+    word = describe.SEVERITY_WORDS[f.severity]
+    lines = [sides(f"{word:<9}{f.variable or 'all variables'}", f.code, 2)]
+    return [*lines, *wrap(f.message), *wrap(f.consequence), *wrap(f.remedy, 6, "    →")]
+
+
+def check_report(report: CheckReport) -> str:
+    """Show what a check found: what it is, what it leads to, and what to do."""
+    of = f"xchunk check of {report.source or 'a Dataset'}"
+    lines = [sides(of, describe.check_counts(report))]
+    shown, left = _limited(report.findings)
+    for found in shown:
+        lines += ["", *_finding(found)]
+    lines += _more(left, "finding")
     return "\n".join(lines)
