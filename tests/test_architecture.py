@@ -19,6 +19,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
 
+#: Modules that bind plans to stores, and run them.
+ORCHESTRATION = [
+    "batch", r"diagnose(\..+)?", "cleaning", "jobs", "lazy", "opening", "proof", "rechunk",
+    "reopen", "resume", "run", "sources", "uses",
+]  # fmt: skip
+
 #: The floors from the ground up; a module may import its own floor and those below.
 FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(rf"xchunk\.({pattern})"))
@@ -29,11 +35,7 @@ FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("policies", r"core(\..+)?"),
         ("storage", r"storage(\..+)?"),
         ("engine", r"(engine|simulate)(\..+)?"),
-        (
-            "orchestration",
-            r"sources|opening|uses|rechunk|resume|cleaning|verification|lazy|reopen|run|proof|jobs"
-            r"|batch|diagnose(\..+)?",
-        ),
+        ("orchestration", "|".join(ORCHESTRATION)),
         ("face", r"accessor|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|chunkmanager"),
     ]
 )

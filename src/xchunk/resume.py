@@ -141,10 +141,8 @@ class Standing:
         """Say in words that this run goes on with an earlier one."""
         if not self.boxes:
             return []
-        return [
-            f"an earlier run was stopped after {format_count(self.boxes)} boxes, which are not "
-            "copied again"
-        ]
+        done = format_count(self.boxes)
+        return [f"an earlier run was stopped after {done} boxes, which are not copied again"]
 
 
 def compare(journal: Journal, now: Header) -> Standing:

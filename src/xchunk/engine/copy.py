@@ -18,8 +18,8 @@ import zarr
 from numpy.typing import NDArray
 
 from xchunk.core.grid import Grid
-from xchunk.engine.inflight import in_flight, stop, with_patience
 from xchunk.engine.allocator import steady
+from xchunk.engine.inflight import in_flight, stop, with_patience
 from xchunk.errors import StageFailedError, XchunkError
 from xchunk.storage import zarr_io
 from xchunk.storage.journal import BoxMarks

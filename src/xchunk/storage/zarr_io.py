@@ -192,7 +192,6 @@ def put_key(store: Store, key: str, value: bytes) -> None:
 
 def list_prefix(store: Store, prefix: str, limit: int | None = None) -> list[str]:
     """List the keys below a prefix (which ends with a slash, or is empty), at most ``limit``."""
-
     if _is_absent(store):
         return []
 
@@ -253,7 +252,6 @@ def has_key(store: Store, key: str) -> bool:
 
 def holds_any(store: Store, prefix: str) -> bool:
     """Tell whether anything lies below a prefix; one level is listed, and not what is below it."""
-
     if _is_absent(store):
         return False
 
