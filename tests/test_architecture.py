@@ -54,7 +54,7 @@ IMPURE = {"open", "print", "input", "exec", "eval", "__import__"}
 #: Imported where they are used, so that ``import xchunk`` stays quick and works without them.
 LATE = {
     "aiohttp", "cfgrib", "cftime", "cubed", "distributed", "flox", "h5netcdf", "h5py", "icechunk",
-    "IPython", "ipywidgets", "matplotlib", "netCDF4", "obstore", "pandas", "psutil", "rechunker",
+    "IPython", "ipywidgets", "matplotlib", "netCDF4", "obstore", "psutil", "rechunker",
     "s3fs", "scipy",
 }  # fmt: skip
 
