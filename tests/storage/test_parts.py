@@ -92,6 +92,21 @@ def test_blocks_put_together_are_what_they_were_cut_from(data: st.DataObject) ->
         assert part.shape.count(2) >= 1
 
 
+def test_one_inner_block_that_is_another_is_noticed() -> None:
+    whole = Part.whole(LEAF)
+    grid = itertools.product(range(3), range(2), range(2))
+    blocks = {
+        (i, j, k): whole.select(
+            [range(2 * i, 2 * i + 2), range(2 * j, 2 * j + 2), range(2 * k, 2 * k + 2)]
+        )
+        for i, j, k in grid
+    }
+    assert assemble(blocks, (3, 2, 2))[0].shape == (6, 4, 4)
+    for index, other in itertools.permutations(blocks, 2):
+        with pytest.raises(UntraceableError):
+            assemble(blocks | {index: blocks[other]}, (3, 2, 2))
+
+
 def test_blocks_of_several_origins_are_refused() -> None:
     whole = Part.whole(Leaf(object(), (4,)))
     low, high = whole.select([range(2)]), whole.select([range(2, 4)])
@@ -179,8 +194,20 @@ def test_pointwise_indices_of_a_transpose(order: list[int], data: st.DataObject)
         ([[0, 0], [0, 1]], [[0, 1]], [[0]]),
         ([0.0, 1.0], [0], [0]),
         ([[0, 2, 3]], [[0]], [[0], [1]]),
+        ([[0, 0], [1, 1]], [[0, 1], [0, 1]], [[0, 0], [0, 1]]),
+        ([[0, 0], [1, 1]], [[0, 1], [0, 2]], [[0]]),
     ],
-    ids=["diagonal", "repeated", "shared", "oblique", "corner", "floats", "uneven"],
+    ids=[
+        "diagonal",
+        "repeated",
+        "shared",
+        "oblique",
+        "corner",
+        "floats",
+        "uneven",
+        "third-in-the-corner",
+        "second-in-the-corner",
+    ],
 )
 def test_pointwise_indices_of_anything_else(grids: tuple[Any, ...]) -> None:
     with pytest.raises(UntraceableError):

@@ -175,6 +175,13 @@ def by_number(block: Any, block_info: Any = None) -> Any:
     return block * block_info[0]["num-chunks"][0]
 
 
+def swapped(a: xr.DataArray) -> Any:
+    """The last two blocks change places; those along the first row and column stay."""
+    whole = a.chunk(t=2, x=1).data
+    low, high = whole[:4], whole[4:]
+    return da.concatenate([low, da.concatenate([high[..., :3], high[..., 4:], high[..., 3:4]], -1)])
+
+
 def first(a: Any, b: Any) -> Any:
     return a - b
 
@@ -309,6 +316,7 @@ REFUSED: dict[str, Callable[[xr.Dataset], xr.DataArray]] = {
     "map-blocks-by-number": lambda ds: ds.packed.copy(
         data=da.map_blocks(by_number, da.asarray(ds.packed.data), dtype="f8")
     ),
+    "inner-blocks-swapped": lambda ds: ds.packed.copy(data=swapped(ds.packed)),
     "two-arrays": lambda ds: ds.packed.copy(
         data=da.blockwise(first, "tzyx", ds.packed.data, "tzyx", ds.plain.data, "tzyx", dtype="f8")
     ),
