@@ -59,7 +59,9 @@ class Traced:
     """A variable that was followed down to a stored array through known wrappers only.
 
     The variable's values are those of the stored array at ``axes``, passed through
-    ``decoders``; nothing else happened to them.
+    ``decoders``; nothing else happened to them. The decoders are those that the values
+    pass in fact, which the variable's encoding need not name: copy raw values only where the
+    target, once opened, has an equal ``decoding``.
     """
 
     ref: StoredRef
