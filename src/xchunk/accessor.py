@@ -6,7 +6,7 @@ object is pickled. So it holds the object only, and caches nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import xarray as xr
@@ -93,6 +93,7 @@ class ChunkingAccessor(Generic[T]):
         self,
         access: Access | None = None,
         *,
+        workload: Callable[[T], Any] | None = None,
         memory: ByteSize | MemoryBudget | None = None,
         max_mem: ByteSize | None = None,
         rates: Rates | None = None,
@@ -112,6 +113,10 @@ class ChunkingAccessor(Generic[T]):
             found from CF metadata; or the dims that one request needs, whole (-1), so many
             elements of them or a slice of labels: ``{"time": -1, "lat": slice(60, 40)}``; or a
             list of these with weights: ``[("timeseries", 0.7), ("map", 0.3)]``. A scan by default.
+        workload : callable, optional
+            Instead of all that describes a use: what will be computed, as a function of the
+            object that returns something lazy. Its graphs for many chunks are simulated; the
+            function itself meets noise in place of what is stored.
         memory, max_mem : int or str, optional
             As in `budget`.
         rates : Rates, optional
@@ -147,6 +152,21 @@ class ChunkingAccessor(Generic[T]):
         from xchunk.core.suggest import suggest_dataset
         from xchunk.uses import by_position, group_edges
 
+        if workload is not None:
+            if access is not None or reduce or rolling or groupby or resample or groups:
+                raise InvalidChunksError(
+                    "workload= tells all of the use: give it alone, without access= and the like."
+                )
+            from xchunk.simulate.workload import suggest_workload
+
+            return suggest_workload(
+                self._groups(),
+                self.layout().layouts,
+                workload,
+                self._back,
+                self.budget(memory, max_mem),
+                rates=rates,
+            )
         datasets = list(self._groups().values())
         return suggest_dataset(
             self.layout().layouts,

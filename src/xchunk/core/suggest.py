@@ -21,6 +21,7 @@ from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.reasons import is_close, runner_up_of, why_of
 from xchunk.core.target import request_amplification
+from xchunk.core.workload import Outcome, Prediction
 
 __all__ = ["Suggestion", "VariableSuggestion", "suggest_array", "suggest_dataset"]
 
@@ -117,6 +118,12 @@ class Suggestion(Mapping[str, DimChunk]):
     """The budget that they fit."""
     access: str
     """The use that they are for, in words."""
+    prediction: Prediction | None = None
+    """What the workload takes with these chunks; None where none was simulated."""
+    runner_up: Outcome | None = None
+    """The next best chunks for the workload, with what it takes then."""
+    outcomes: tuple[Outcome, ...] = ()
+    """All chunks for which the workload was simulated."""
 
     @property
     def chunks(self) -> dict[str, dict[str, DimChunk]]:
@@ -192,6 +199,8 @@ class Suggestion(Mapping[str, DimChunk]):
             "projected_mem": self.projected_mem,
             "why": self.why,
             "variables": {name: v.to_dict() for name, v in self.variables.items()},
+            "prediction": None if self.prediction is None else self.prediction.to_dict(),
+            "outcomes": [o.to_dict() for o in self.outcomes],
         }
 
 

@@ -10,43 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xchunk.core.passes import item_nbytes
+from xchunk.core.workload import Reads
 from xchunk.simulate.standin import Asked, StandIn
 
-__all__ = ["ReadCount", "Reads"]
+__all__ = ["ReadCount"]
 
 #: Stored chunks of one array beyond which those that are touched are not told apart.
 _MANY = 50_000_000
-
-
-@dataclass(frozen=True)
-class Reads:
-    """What is read of one stored array."""
-
-    name: str
-    """Name of the variable."""
-    requests: int
-    """How many times a task asks for a part of it."""
-    decodes: int
-    """Stored chunks decoded, each as often as it is; parts asked for where it has no chunks."""
-    nbytes: int
-    """Bytes decoded, as stored before codecs."""
-    distinct: int
-    """Bytes that would be decoded if every chunk that is needed were decoded once."""
-
-    @property
-    def amplification(self) -> float:
-        """Bytes decoded / bytes of the chunks that are needed."""
-        return self.nbytes / self.distinct if self.distinct else 1.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts as JSON types."""
-        return {
-            "name": self.name,
-            "requests": self.requests,
-            "decodes": self.decodes,
-            "nbytes": self.nbytes,
-            "amplification": self.amplification,
-        }
 
 
 @dataclass

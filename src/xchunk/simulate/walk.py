@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from xchunk.core.cost import Rates
 from xchunk.core.passes import item_nbytes
+from xchunk.core.workload import Reads
 from xchunk.simulate._dask import (
     AliasNode,
     ConstantNode,
@@ -18,7 +19,7 @@ from xchunk.simulate._dask import (
 )
 from xchunk.simulate.lazy import StandIns
 from xchunk.simulate.profile import Profiler
-from xchunk.simulate.reads import ReadCount, Reads
+from xchunk.simulate.reads import ReadCount
 from xchunk.simulate.replay import Step
 from xchunk.simulate.signature import sign
 from xchunk.simulate.standin import Asked, StandIn
