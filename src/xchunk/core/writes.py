@@ -145,9 +145,9 @@ def _region(v: ArrayLayout, region: RegionWrite) -> Iterator[Finding]:
     shared = 0
     for i, dim in enumerate(v.dims):
         unit, start, stop = region.units[i], region.start[i], region.stop[i]
-        inner = Axis.of(v.shape[i], () if v.dask_chunks is None else v.dask_chunks[i] or ())
-        edges = [start + inner.bounds(k)[0] for k in range(inner.count)][1:]
-        shared += sum(e % unit != 0 for e in edges)
+        if v.dask_chunks is not None:
+            inner = Axis.of(v.shape[i], v.dask_chunks[i])
+            shared += sum((start + inner.bounds(k)[0]) % unit != 0 for k in range(1, inner.count))
         if start % unit or (stop % unit and stop != region.shape[i]):
             last = -(-stop // unit) * unit
             ragged[dim] = slice(start // unit * unit, min(last, region.shape[i]))

@@ -310,7 +310,7 @@ def fill(budget: MemoryBudget, growth: int) -> Fill:
 
 
 def check_counts(report: CheckReport) -> str:
-    """How many findings there are: ``1 error, 2 warnings``; what was looked at if there are none."""
+    """How many findings there are: ``1 error, 2 warnings``."""
     said = [counted(n, SEVERITY_WORDS[s]) for s, n in report.counts.items() if n]
     return ", ".join(said) or f"nothing found in {counted(report.checked, 'variable')}"
 
