@@ -9,13 +9,15 @@ from typing import Any
 
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.memory import MemoryBudget
+from xchunk.core.memory import MemoryBudget, codec_copies
 from xchunk.core.plan import CopyJob
 from xchunk.core.spec import chunks_for_store, parse_chunks, shards_for_store
 from xchunk.core.suggest import Suggestion
 from xchunk.errors import InvalidChunksError
 from xchunk.storage.assemble import Assembled
+from xchunk.storage.codecs import codec_names
 from xchunk.storage.target import TargetArray
+from xchunk.storage.zarr_io import has_fused_pipeline
 
 __all__ = [
     "Wishes",
@@ -149,12 +151,15 @@ def copy_job(target: TargetArray) -> CopyJob:
     one = target.assembled
     grid = Grid.of(one.shape, target.chunks)
     units = Grid.of(one.shape, target.shards) if target.shards is not None else grid
+    codecs = codec_names(one.encoding)
     common: dict[str, Any] = {
         "name": one.path,
         "shape": one.shape,
         "itemsize": _itemsize(one),
         "target": grid,
         "units": units,
+        "fused": has_fused_pipeline(),
+        "write_copies": codec_copies(codecs)[1] if codecs is not None else None,
     }
     if one.info is None:
         blocks = (one.variable.chunks or ()) if one.variable is not None else ()
@@ -172,7 +177,12 @@ def copy_job(target: TargetArray) -> CopyJob:
             one.info.shape, one.info.chunks, one.origin, one.shape, strict=True
         )
     ]
-    return CopyJob(**common, source=Grid(tuple(axes)), source_compressed=bool(one.info.codecs))
+    return CopyJob(
+        **common,
+        source=Grid(tuple(axes)),
+        source_compressed=bool(one.info.codecs),
+        read_copies=codec_copies(one.info.codecs)[0],
+    )
 
 
 def _cut(stored: Axis, start: int, count: int) -> Axis:

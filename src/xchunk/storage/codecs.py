@@ -8,7 +8,7 @@ from typing import Any
 
 from xchunk.storage.stored import StoredInfo
 
-__all__ = ["target_codecs"]
+__all__ = ["codec_names", "target_codecs"]
 
 # zarr 3 has codecs of its own for these; all others go by numcodecs' wrappers.
 _NATIVE_V3 = {"blosc": "BloscCodec", "zstd": "ZstdCodec", "gzip": "GzipCodec"}
@@ -76,6 +76,14 @@ def target_codecs(info: StoredInfo, zarr_format: int) -> tuple[dict[str, Any], l
     else:
         encoding["compressors"] = tuple(compressors) or None
     return encoding, notes
+
+
+def codec_names(encoding: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Name the codecs of an encoding; None where it leaves them to the target's default."""
+    if "compressors" not in encoding:
+        return None
+    codecs = (*(encoding.get("filters") or ()), *(encoding["compressors"] or ()))
+    return tuple(_name_and_config(codec)[0] for codec in codecs)
 
 
 def _translate(codecs: Sequence[Any], translate: Any) -> tuple[list[Any], list[str]]:
