@@ -74,6 +74,7 @@ def suggest(function: Any, ds: Any) -> dict[str, Any]:
 def work(lazy: Any) -> Any:
     """What to compute: a small result as it is, a large one block by block into nothing."""
     import dask.array as da
+
     from xchunk.core.decide import SMALL
     from xchunk.simulate.lazy import dask_arrays
     from xchunk.simulate.standin import Discard
@@ -98,9 +99,10 @@ def run_heap(function: Any, path: str, blocks: dict[str, int]) -> dict[str, Any]
     import dask
     import xarray as xr
     from dask.callbacks import Callback
-    from xchunk.simulate.values import arrays_in, root_of
     from workloads import READS, Counting
     from zarr.storage import LocalStore
+
+    from xchunk.simulate.values import arrays_in, root_of
 
     store = Counting(LocalStore(path, read_only=True))
     ds = xr.open_zarr(store, chunks=blocks, consolidated=False)
@@ -245,7 +247,9 @@ def off(predicted: float, measured: float | None) -> str:
 
 def summary(found: dict[str, Any]) -> str:
     """The figures that are asked for."""
-    good = {n: c for n, c in found.items() if all("error" not in c.get(k, {"error": 1}) for k in KINDS)}
+    good = {
+        n: c for n, c in found.items() if all("error" not in c.get(k, {"error": 1}) for k in KINDS)
+    }
     lines = [f"{len(good)} cells of {len(found)}"]
     same = sum(
         c["predict"]["tasks"] == c["heap"]["tasks"]

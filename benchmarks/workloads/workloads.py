@@ -74,7 +74,7 @@ class Counting(WrapperStore):  # type: ignore[type-arg]
     """Counts the chunks that are asked for, by either of zarr's ways."""
 
     def _count(self, key: str) -> None:
-        READS["n"] += "/c/" in key and key.split("/")[0] in ("t2m", "u10")
+        READS["n"] += "/c/" in key and key.split("/", maxsplit=1)[0] in ("t2m", "u10")
 
     async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
         self._count(key)

@@ -172,11 +172,15 @@ class Suggestion(Mapping[str, DimChunk]):
     def why(self) -> str:
         """The reasons for each variable that is not a coordinate, one a line."""
         said = [v for v in self.variables.values() if not v.layout.is_coord]
+        if self.prediction is not None:
+            said = [v for v in said if v.name in self.prediction.reads] or said
         return "\n".join(f"{v.name}: {v.why}" for v in said or self.variables.values())
 
     def _by_dim(self) -> dict[str, DimChunk]:
         out: dict[str, DimChunk] = {}
-        for v in sorted(self.variables.values(), key=lambda v: v.layout.nbytes):
+        used = {} if self.prediction is None else self.prediction.reads
+        # the last one decides: a variable that a workload reads, and of those the largest
+        for v in sorted(self.variables.values(), key=lambda v: (v.name in used, v.layout.nbytes)):
             out.update(v.chunks)
         return out
 

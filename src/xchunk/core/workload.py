@@ -22,7 +22,10 @@ __all__ = ["Outcome", "Prediction", "Reads", "best_outcomes", "reasons"]
 KEPT, KEPT_AT_WORST = 1.5, 2.7
 
 #: Bytes read and times up to which two candidates count as equal when one is chosen.
-_SAME_BYTES, _SAME_TIME = 1.1, 1.25
+_SAME_BYTES, _SAME_TIME = 1.1, 1.5
+
+#: Tasks that take the scheduler so little time that fewer are no better.
+_FEW_TASKS = 100
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,11 @@ class Outcome:
 def best_outcomes(outcomes: Sequence[Outcome], budget: MemoryBudget) -> list[Outcome]:
     """Put those that fit the memory in order, the best first.
 
-    Fewest bytes read come first; among those that read as much, the quickest; among those
-    that are as quick, the one with the fewest tasks. Times are not known well enough to weigh
-    them against bytes.
+    Fewest bytes read come first; among those that read as much, the ones that also fit where
+    the allocator keeps what was freed; among these the quickest; and where times do not differ
+    by more than a prediction can tell, the fewest tasks and then the least memory.
     """
+    kept = 1.0 if budget.workers > 1 else KEPT
     left = [
         (o, o.prediction)
         for o in outcomes
@@ -189,9 +193,10 @@ def best_outcomes(outcomes: Sequence[Outcome], budget: MemoryBudget) -> list[Out
     while left:
         fewest = min(p.nbytes_read for _, p in left)
         lean = [(o, p) for o, p in left if p.nbytes_read <= _SAME_BYTES * fewest]
-        quickest = min(p.seconds for _, p in lean)
-        quick = [(o, p) for o, p in lean if p.seconds <= _SAME_TIME * quickest]
-        best = min(quick, key=lambda op: (op[1].tasks, op[1].peak))[0]
+        easy = [(o, p) for o, p in lean if kept * p.peak <= budget.max_mem] or lean
+        quickest = min(p.seconds for _, p in easy)
+        quick = [(o, p) for o, p in easy if p.seconds <= _SAME_TIME * quickest]
+        best = min(quick, key=lambda op: (max(op[1].tasks, _FEW_TASKS), op[1].peak))[0]
         out.append(best)
         left = [(o, p) for o, p in left if o is not best]
     return out
@@ -250,9 +255,7 @@ def _runner_up(p: Prediction, other: Outcome) -> tuple[str, bool]:
         if max(o.nbytes_read, p.nbytes_read) <= _SAME_BYTES * min(o.nbytes_read, p.nbytes_read)
         else f"reads {format_bytes(o.nbytes_read)}, {less}"
     )
-    close = (
-        max(o.seconds, p.seconds) < TIE * min(o.seconds, p.seconds) and bytes_too[6:8] == "as"
-    )
+    close = max(o.seconds, p.seconds) < TIE * min(o.seconds, p.seconds) and bytes_too[6:8] == "as"
     text = (
         f"{other.label}: {bytes_too}, {format_count(o.tasks)} tasks, {format_bytes(o.peak)} at "
         f"the peak, about {format_seconds(o.seconds)}"

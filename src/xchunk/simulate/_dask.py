@@ -9,19 +9,26 @@ nothing but the prediction is missing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import dask
+from dask.base import compute
 
 from xchunk.errors import XchunkError
 
 __all__ = [
+    "AliasNode",
+    "ConstantNode",
     "Fused",
     "Graph",
     "Key",
+    "Node",
+    "Ref",
     "SimulationError",
+    "TaskNode",
     "capture",
     "catch",
     "fused",
@@ -29,6 +36,9 @@ __all__ = [
 ]
 
 Key: TypeAlias = Hashable
+
+
+_VERSION = version("dask")
 
 
 class SimulationError(XchunkError, RuntimeError):
@@ -41,7 +51,7 @@ try:
     from dask.task_spec import Alias, DataNode, GraphNode, Task, TaskRef
 except ImportError as error:  # pragma: no cover
     raise SimulationError(
-        f"dask {dask.__version__} keeps its graphs in a way that is not known, so that they "
+        f"dask {_VERSION} keeps its graphs in a way that is not known, so that they "
         f"cannot be predicted ({error}). Everything else works; say the use in another way, "
         "with access=."
     ) from error
@@ -76,7 +86,7 @@ class Fused:
     """What stands for the tasks outside, by the names that they have within."""
 
 
-class _Caught(BaseException):  # noqa: N818 - it must pass through a user's `except Exception`
+class _Caught(BaseException):
     """Ends a computation when its graph is known."""
 
     def __init__(self, graph: Graph) -> None:
@@ -88,7 +98,7 @@ def capture(*lazy: Any) -> Graph:
     """Take the graph that dask would run for some collections; nothing runs."""
     try:
         with _scheduler(eager=False):
-            dask.compute(*lazy)
+            compute(*lazy)
     except _Caught as caught:
         return caught.graph
     raise SimulationError(
@@ -108,7 +118,8 @@ def catch(function: Callable[[Any], Any], argument: Any) -> Any:
 
 def ordered(graph: Graph) -> dict[Key, int]:
     """The rank of each task in dask's own order."""
-    return dict(order(dict(graph.nodes)))
+    ranks: dict[Any, Any] = order(dict(graph.nodes))  # type: ignore[arg-type]
+    return ranks
 
 
 def fused(task: Task) -> Fused | None:
@@ -117,7 +128,7 @@ def fused(task: Task) -> Fused | None:
     if task.func is not _execute_subgraph:
         return None
     if len(args) < 3 or not isinstance(args[0], dict):
-        raise SimulationError(f"dask {dask.__version__} fuses tasks in a way that is not known")
+        raise SimulationError(f"dask {_VERSION} fuses tasks in a way that is not known")
     return Fused(args[0], args[1], dict(zip(args[2], args[3:], strict=False)))
 
 
@@ -156,5 +167,8 @@ def _reached(nodes: Mapping[Key, GraphNode], keys: Any) -> dict[Key, GraphNode]:
 
 
 #: Names that other modules of the package use, so that dask's are imported here only.
-AliasNode, ConstantNode, TaskNode, Ref, Node = Alias, DataNode, Task, TaskRef, GraphNode
-Nodes: TypeAlias = Sequence[GraphNode]
+AliasNode: TypeAlias = Alias
+ConstantNode: TypeAlias = DataNode
+TaskNode: TypeAlias = Task
+Ref: TypeAlias = TaskRef
+Node: TypeAlias = GraphNode

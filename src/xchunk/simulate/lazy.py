@@ -16,7 +16,15 @@ from xchunk.core.cost import Rates
 from xchunk.core.decide import SMALL
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.passes import item_nbytes
-from xchunk.simulate._dask import ConstantNode, Graph, Node, SimulationError, TaskNode, capture
+from xchunk.simulate._dask import (
+    ConstantNode,
+    Graph,
+    Node,
+    Ref,
+    SimulationError,
+    TaskNode,
+    capture,
+)
 from xchunk.simulate.standin import Discard, StandIn
 from xchunk.simulate.values import Value, value_of
 from xchunk.storage.layouts import read_layout
@@ -72,9 +80,10 @@ def dask_arrays(lazy: Any) -> Iterator[da.Array]:
 
 
 def _nbytes(array: da.Array) -> int:
-    if any(math.isnan(n) for n in array.shape):
+    shape: tuple[int, ...] = array.shape
+    if any(math.isnan(n) for n in shape):
         return 0
-    return math.prod(array.shape) * item_nbytes(np.dtype(array.dtype))
+    return math.prod(shape) * item_nbytes(np.dtype(array.dtype))
 
 
 def compression_of(layout: ArrayLayout, rates: Rates | None = None) -> float:
@@ -84,6 +93,9 @@ def compression_of(layout: ArrayLayout, rates: Rates | None = None) -> float:
         return min(1.0, layout.stored_nbytes / raw)
     return (rates or Rates()).compression if layout.codecs else 1.0
 
+
+#: Types that most arguments of tasks have, none of them stored arrays.
+_PLAIN = frozenset((Ref, int, float, str, bool, type(None), tuple, list, dict, slice, np.ndarray))
 
 _KEY = re.compile(r"(?:original-)?(?:open_dataset-|xarray-)?(.+?)-[0-9a-f]{32}")
 
@@ -105,10 +117,12 @@ class StandIns:
         if all(a is b for a, b in zip(args, task.args, strict=True)):
             return task
         if type(task) is not TaskNode:
-            return type(task)(*args)
+            return type(task)(*args)  # dask's own lists and dicts
         return TaskNode(task.key, task.func, *args, **task.kwargs)
 
     def _replaced(self, arg: Any) -> Any:
+        if type(arg) in _PLAIN and type(arg) is not dict:
+            return arg
         if isinstance(arg, TaskNode):
             return self.replaced(arg)
         if isinstance(arg, ConstantNode):
@@ -136,6 +150,8 @@ class StandIns:
 
 
 def _is_stored(obj: Any) -> bool:
+    if type(obj) in _PLAIN:
+        return False
     if isinstance(obj, StandIn):
         return True
     if isinstance(obj, np.ndarray | np.generic | da.Array | Discard | xr.Variable | xr.DataArray):
@@ -159,13 +175,15 @@ def _layout(stored: Any, name: str) -> ArrayLayout:
         return layout
     chunks = getattr(stored, "chunks", None)
     known = isinstance(chunks, tuple) and all(isinstance(c, int) for c in chunks)
+    if not known or len(chunks or ()) != len(shape):
+        chunks = None
     return ArrayLayout(
         name=layout.name,
         dims=dims,
         shape=shape,
         dtype=dtype,
         stored_dtype=dtype,
-        chunks=chunks if known and len(chunks) == len(shape) else None,
+        chunks=chunks,
         format="unknown",
     )
 

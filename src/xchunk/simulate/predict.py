@@ -15,6 +15,7 @@ from xchunk.simulate.walk import Walked, walk
 
 __all__ = ["Effort", "Prediction", "predict", "predict_graph", "predict_walked"]
 
+
 @dataclass(frozen=True)
 class Effort:
     """How much a prediction may cost."""

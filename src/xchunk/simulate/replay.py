@@ -126,7 +126,8 @@ def on_threads(steps: Sequence[Step], threads: int, constants: Mapping[int, Key]
     users = [len(d) for d in dependents]
     ready = [i for i, s in enumerate(steps) if not waiting[i] and i not in constants]
     ready.sort(key=lambda i: steps[i].rank, reverse=True)
-    memory, known = _Memory(steps), {}
+    memory = _Memory(steps)
+    known: dict[int, frozenset[int]] = {}
     running: list[tuple[float, int, int]] = []
     clock, live, heap, at_work = 0.0, 0, 0, 0
     while ready or running:
@@ -139,7 +140,7 @@ def on_threads(steps: Sequence[Step], threads: int, constants: Mapping[int, Key]
         at_work -= steps[i].peak
         known[i] = memory.buffers(i, known)
         memory.hold(i, known[i])
-        live = max(live, memory.now)
+        heap = max(heap, memory.now + at_work)
         for j in dependents[i]:
             waiting[j] -= 1
             if not waiting[j]:
@@ -148,7 +149,8 @@ def on_threads(steps: Sequence[Step], threads: int, constants: Mapping[int, Key]
             users[d] -= 1
             if not users[d] and not steps[d].kept and d not in constants:
                 memory.release(d)
-    return Local(live, max(heap, live), clock)
+        live = max(live, memory.now)
+    return Local(live, heap, clock)
 
 
 @dataclass

@@ -62,7 +62,7 @@ class _Writer:
         inside = fused(task)
         if inside is not None:
             return self._fused(inside, scope)
-        pairs = []
+        pairs: list[Pair] = []
         args = task.args
         stored = self._stored(args[0], scope) if len(args) > 1 else None
         if stored is not None:
@@ -70,7 +70,7 @@ class _Writer:
             if index is not None:
                 asked = stored.ask(index)
                 self.signature.reads.append((stored, asked))
-                own = ("read", id(stored), asked.shape, asked.counts)
+                own: Hashable = ("read", id(stored), asked.shape, asked.counts)
                 pairs.append((own, own))
                 args = args[2:]
         function = _function(task.func)
@@ -131,9 +131,7 @@ class _Writer:
         head = type(obj).__name__
         if any(isinstance(v, slice | np.ndarray) for v in obj):
             # an index: which element it takes makes no difference to what it costs
-            strict = tuple(
-                "i" if type(v) is int else p for v, p in zip(obj, strict, strict=True)
-            )
+            strict = tuple("i" if type(v) is int else p for v, p in zip(obj, strict, strict=True))
             return (head, strict), (head, tuple(p[1] for p in pairs))
         if all(type(v) is int for v in obj):
             # a shape, most likely

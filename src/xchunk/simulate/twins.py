@@ -110,9 +110,8 @@ class Source:
         )
         if layout.format == "dask":
             # a computed array brings its own graph along
-            index = {d: i for d, i in _positions_of(variable.sizes, shape).items()}
-            lazy = variable.isel(index).chunk(dict(zip(layout.dims, blocks, strict=True)))
-            return lazy
+            index = _positions_of(variable.sizes, shape)
+            return variable.isel(index).chunk(dict(zip(layout.dims, blocks, strict=True)))
         stand_in = StandIn(_smaller(layout, shape), compression_of(layout, self.rates))
         data = da.from_array(
             stand_in,

@@ -118,6 +118,11 @@ def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
             )
         )
     notes = []
+    if graph.eager:
+        notes.append(
+            "the workload computes by itself; what it does after its first computation "
+            "was not looked at"
+        )
     if profiler.assumed:
         why = f" ({profiler.failure})" if profiler.failure else ", being too large to try"
         notes.append(f"{profiler.assumed} kinds of tasks were taken to copy their inputs{why}")

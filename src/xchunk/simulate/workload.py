@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,20 +11,18 @@ from typing import Any
 import xarray as xr
 
 from xchunk._typing import DimChunk
-from xchunk.core.access import AccessPattern
-from xchunk.core.axes import dim_roles
 from xchunk.core.cost import Rates
-from xchunk.core.grid import Axis
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.passes import best_pass
 from xchunk.core.suggest import Suggestion, suggest_dataset
 from xchunk.core.units import format_bytes
-from xchunk.core.workload import Outcome, Prediction, Reads, best_outcomes, reasons
+from xchunk.core.workload import Outcome, Prediction, best_outcomes, reasons
 from xchunk.errors import InvalidChunksError, MemoryBudgetError, XchunkError
 from xchunk.simulate._dask import Graph, SimulationError, TaskNode, catch
+from xchunk.simulate.candidates import candidates
 from xchunk.simulate.lazy import lazy_graph
 from xchunk.simulate.predict import Effort, predict_walked
+from xchunk.simulate.scale import MANY_BLOCKS, enlarged, extended, thinned, twin_shapes
 from xchunk.simulate.standin import StandIn
 from xchunk.simulate.twins import Shape, Source, blocks_of
 from xchunk.simulate.walk import Walked, walk
@@ -39,13 +36,10 @@ Workload = Callable[[Any], Any]
 _CANDIDATES, _SECONDS = 16, 20.0
 
 #: Tasks up to which a graph is walked as it is; larger ones are predicted from twins.
-_TASKS = 4_000
+_TASKS = 5_000
 
-#: Blocks of the largest variable beyond which a graph is not even built, and of its twins.
-_BLOCKS, _FEW = 400, 60
-
-#: Bytes of a block beyond which tasks are tried on thinner ones.
-_BLOCK = 48_000_000
+#: Tasks of a twin beyond which there is no second one, and beyond which there is none.
+_DEAR, _MOST = 1_500, 20_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +48,8 @@ class _Seen:
 
     walks: tuple[tuple[float, Walked, int], ...]
     """The part of the data, the graph, and the bytes that gathering would add."""
+    thinner: bool = False
+    """Whether twins have thinner blocks, as many as the data have."""
 
 
 def suggest_workload(
@@ -128,6 +124,8 @@ class _Study:
     back: Callable[[dict[str, xr.Dataset]], Any]
     budget: MemoryBudget
     rates: Rates
+    _small: bool = True
+    _fewest: int = 10**9
 
     def graph(
         self, chunks: Mapping[str, Mapping[str, DimChunk]], shape: Shape | None = None
@@ -177,11 +175,12 @@ class _Study:
         """Simulate the candidates."""
         outcomes: list[Outcome] = []
         seen: list[_Seen | None] = []
-        begun = time.monotonic()
+        begun, started = time.process_time(), time.monotonic()
         for label, chunks in candidates(used, self.budget, self.rates):
-            if len(outcomes) >= _CANDIDATES or (
-                time.monotonic() - begun > _SECONDS and any(s is not None for s in seen)
-            ):
+            late = (
+                time.process_time() - begun > _SECONDS or time.monotonic() - started > 3 * _SECONDS
+            )
+            if len(outcomes) >= _CANDIDATES or (late and any(s is not None for s in seen)):
                 break
             blocks = {v.name: math.prod(blocks_of(v, chunks[v.name]).values()) for v in used}
             found, failure = None, ""
@@ -207,21 +206,34 @@ class _Study:
         """Walk through the graph of a candidate, or through those of two smaller twins."""
         main = used[0]
         blocks = blocks_of(main, chunks[main.name])
-        thin = _thinned(main, chunks[main.name], blocks)
-        effort = Effort(seconds=5.0)
-        if math.prod(blocks.values()) <= _BLOCKS and not thin:
+        thin = thinned(main, chunks[main.name])
+        if math.prod(blocks.values()) <= MANY_BLOCKS and not thin:
             graph, gathered = self.graph(chunks)
             if graph.tasks <= _TASKS:
-                walked = walk(graph, self.rates, cap=effort.cap, seconds=effort.seconds)
-                return _Seen(((1.0, walked, gathered),))
-        walks = []
-        for shape in _shapes(main, chunks[main.name], blocks, thin):
+                return _Seen(((1.0, self._walk(graph), gathered),))
+        walks: list[tuple[float, Walked, int]] = []
+        shapes = twin_shapes(main, chunks[main.name], blocks, thin)
+        for shape in shapes:
             graph, gathered = self.graph(chunks, shape)
-            if graph.tasks > effort.tasks:
-                raise SimulationError(f"even a small part of it makes {graph.tasks} tasks")
-            walked = walk(graph, self.rates, cap=effort.cap, seconds=effort.seconds)
-            walks.append((shape.fraction(self.source.sizes), walked, gathered))
-        return _Seen(tuple(walks))
+            walks.append((shape.fraction(self.source.sizes), self._walk(graph), gathered))
+            if not shape.keep and graph.tasks > _DEAR:
+                break
+        return _Seen(tuple(walks), thinner=not shapes[0].keep)
+
+    def _walk(self, graph: Graph) -> Walked:
+        """Walk through a graph, unless others are so much smaller that it cannot be the best."""
+        limit = min(_MOST, 4 * self._fewest + _TASKS)
+        if graph.tasks > limit:
+            raise SimulationError(
+                f"it makes {graph.tasks} tasks or more, {graph.tasks / self._fewest:.0f} times "
+                "as many as others, and was not looked at"
+                if self._fewest < _MOST
+                else f"it makes {graph.tasks} tasks or more, too many to look at"
+            )
+        effort = Effort(seconds=5.0)
+        walked = walk(graph, self.rates, cap=effort.cap, seconds=effort.seconds)
+        self._fewest = min(self._fewest, graph.tasks)
+        return walked
 
     def predict(self, seen: _Seen, threads: int) -> Prediction:
         """Replay what was walked through; from twins, draw a straight line to the whole."""
@@ -235,158 +247,10 @@ class _Study:
             )
             for part, w, gathered in seen.walks
         ]
-        return found[0][1] if len(found) == 1 and found[0][0] == 1 else _extended(found)
-
-
-def candidates(
-    used: Sequence[ArrayLayout], budget: MemoryBudget, rates: Rates
-) -> Iterator[tuple[str, dict[str, dict[str, DimChunk]]]]:
-    """Ways to chunk the variables that a workload reads, each once.
-
-    They are those that suggestions for plain uses are made of, for several sizes of blocks,
-    and the stored chunks. All variables take the largest one's along the dims that they share.
-    """
-    main = used[0]
-    roles = dim_roles(used)
-    dims = main.dims
-    uses: list[tuple[str, ...]] = [()]
-    for role in ("T", "H", "Z"):
-        uses.append(tuple(d for d in dims if roles.get(d) == role))
-    uses += [(d,) for d in dims]
-    uses += list(itertools.combinations(dims, 2)) if main.ndim == 3 else []
-    seen: set[Any] = set()
-    for part in (1.0, 0.25, 0.06):
-        for whole in dict.fromkeys(uses):
-            if len(whole) == main.ndim and main.ndim > 1:
-                continue
-            room = replace(budget, max_mem=max(1, int(budget.max_mem * part)))
-            found = best_pass(main, AccessPattern("use", whole), room, rates)
-            if found is None:
-                continue
-            words = f"with {' and '.join(whole)} whole" if whole else "of whole stored chunks"
-            if found.splits:
-                words += ", which splits stored chunks"
-            own = found.chunks
-            key = tuple(own.items())
-            if key not in seen:
-                seen.add(key)
-                yield f"blocks of {_said(main, own)} ({words})", _for_all(used, own)
-    if main.chunks is not None:
-        stored = dict(zip(main.dims, main.chunks, strict=True))
-        if tuple(stored.items()) not in seen:
-            yield "one block for each stored chunk", _for_all(used, stored)
-
-
-def _said(layout: ArrayLayout, own: Mapping[str, DimChunk]) -> str:
-    parts = []
-    for d, n in layout.sizes.items():
-        c = own[d]
-        longest = c if isinstance(c, int) else max(c)
-        parts.append(f"{d} {longest if 0 < longest < n else n}")
-    return ", ".join(parts)
-
-
-def _for_all(
-    used: Sequence[ArrayLayout], own: Mapping[str, DimChunk]
-) -> dict[str, dict[str, DimChunk]]:
-    main = used[0]
-    out = {}
-    for v in used:
-        out[v.name] = {
-            d: own[d] if main.sizes.get(d) == n and d in own else max(1, n)
-            for d, n in v.sizes.items()
-        }
-    return out
-
-
-def _thinned(
-    main: ArrayLayout, own: Mapping[str, DimChunk], blocks: Mapping[str, int]
-) -> dict[str, float]:
-    """By how much to thin which dims so that blocks are quick to try; nothing if they are."""
-    longest = {d: Axis.of(n, _plain(own[d], n)).chunk for d, n in main.sizes.items()}
-    nbytes = math.prod(longest.values()) * main.dtype.itemsize
-    if nbytes <= _BLOCK:
-        return {}
-    roles = dim_roles([main])
-    flat = [d for d in main.dims if roles.get(d) == "H"] or [
-        d for d in main.dims if roles.get(d) != "T"
-    ]
-    flat = [d for d in flat if longest[d] >= 32] or list(main.dims[-1:])
-    factor = (_BLOCK / 2 / nbytes) ** (1 / len(flat))
-    # so short that a dim's parts would vanish is too short
-    return {d: max(factor, 8 / longest[d]) for d in flat}
-
-
-def _shapes(
-    main: ArrayLayout,
-    own: Mapping[str, DimChunk],
-    blocks: Mapping[str, int],
-    thin: Mapping[str, float],
-) -> list[Shape]:
-    """Two twins, one about twice the other."""
-    roles = dim_roles([main])
-    axes = {d: Axis.of(n, _plain(own[d], n)) for d, n in main.sizes.items()}
-    order = sorted(main.dims, key=lambda d: (roles.get(d) != "H", -blocks[d]))
-    counts = dict(blocks)
-
-    def total() -> int:
-        return math.prod(counts.values())
-
-    if total() > _BLOCKS:
-        # horizontal dims first, since time and height have the meaning that uses depend on
-        for d in order:
-            while total() > _FEW and counts[d] > 3:
-                counts[d] = max(3, counts[d] // 2)
-    small = Shape({d: axes[d].bounds(counts[d] - 1)[1] for d in counts if counts[d] < blocks[d]}, thin)
-    if small.keep:
-        d = next(d for d in order if d in small.keep)
-        more = min(blocks[d], 2 * counts[d])
-        large = replace(small, keep={**small.keep, d: axes[d].bounds(more - 1)[1]})
-    else:
-        d = next(iter(thin), main.dims[-1])
-        large = Shape({}, {**thin, d: min(1.0, 2 * thin.get(d, 0.5))})
-    return [small, large]
-
-
-def _plain(chunk: DimChunk, n: int) -> DimChunk:
-    return max(1, n) if chunk == -1 else chunk
-
-
-def _extended(found: Sequence[tuple[float, Prediction]]) -> Prediction:
-    """Draw a line through what two parts of the data take, to what all of them take."""
-    (a, small), (b, large) = found[0], found[-1]
-
-    def line(x: float, y: float) -> float:
-        if b <= a:
-            return y / b
-        slope = max(0.0, (y - x) / (b - a))
-        return max(y, y + slope * (1 - b))
-
-    def whole(name: str) -> int:
-        return round(line(getattr(small, name), getattr(large, name)))
-
-    reads = {}
-    for name, more in large.reads.items():
-        less = small.reads.get(name, more)
-        counts = {
-            f: round(line(getattr(less, f), getattr(more, f)))
-            for f in ("requests", "decodes", "nbytes", "distinct")
-        }
-        reads[name] = Reads(name, **counts)
-    return replace(
-        large,
-        tasks=whole("tasks"),
-        reads=reads,
-        live=whole("live"),
-        heap=whole("heap"),
-        worker_heap=whole("worker_heap"),
-        moved=whole("moved"),
-        gathered=whole("gathered"),
-        block=whole("block"),
-        seconds=line(small.seconds, large.seconds),
-        critical=line(small.critical, large.critical),
-        scaled=1 / b,
-    )
+        if len(found) > 1:
+            return extended(found)
+        part, one = found[0]
+        return one if part == 1 else enlarged(one, part)
 
 
 def _stand_ins(graph: Graph) -> Iterator[StandIn]:
@@ -422,7 +286,7 @@ def _suggestion(
     variables = dict(base.variables)
     for name, own in chosen.chunks.items():
         reads = p.reads.get(name)
-        whole = all(_plain(c, n) == max(1, n) for c, n in zip(own.values(), variables[name].layout.shape, strict=True))
+        whole = set(blocks_of(variables[name].layout, own).values()) == {1}
         small = variables[name].action == "load" and whole
         variables[name] = replace(
             variables[name],

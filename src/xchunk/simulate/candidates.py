@@ -1,0 +1,82 @@
+"""The chunks that are tried for a workload."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from xchunk._typing import DimChunk
+from xchunk.core.access import AccessPattern
+from xchunk.core.axes import dim_roles
+from xchunk.core.cost import Rates
+from xchunk.core.layout import ArrayLayout
+from xchunk.core.memory import MemoryBudget
+from xchunk.core.passes import best_pass
+
+__all__ = ["candidates"]
+
+#: Parts of the memory for which blocks are looked for: a workload may need many times what a
+#: plain pass does.
+_PARTS = (0.25, 1.0, 0.06)
+
+
+def candidates(
+    used: Sequence[ArrayLayout], budget: MemoryBudget, rates: Rates
+) -> Iterator[tuple[str, dict[str, dict[str, DimChunk]]]]:
+    """Ways to chunk the variables that a workload reads, each once.
+
+    They are those that suggestions for plain uses are made of, for several sizes of blocks,
+    and the stored chunks. All variables take the largest one's along the dims that they share.
+    """
+    main = used[0]
+    roles = dim_roles(used)
+    dims = main.dims
+    uses: list[tuple[str, ...]] = [()]
+    uses += [tuple(d for d in dims if roles.get(d) == role) for role in ("T", "H", "Z")]
+    uses += [(d,) for d in dims]
+    uses += list(itertools.combinations(dims, 2)) if main.ndim == 3 else []
+    seen: set[Any] = set()
+    for part in _PARTS:
+        for whole in dict.fromkeys(uses):
+            if len(whole) == main.ndim and main.ndim > 1:
+                continue
+            room = replace(budget, max_mem=max(1, int(budget.max_mem * part)))
+            found = best_pass(main, AccessPattern("use", whole), room, rates)
+            if found is None:
+                continue
+            words = f"with {' and '.join(whole)} whole" if whole else "of whole stored chunks"
+            if found.splits:
+                words += ", which splits stored chunks"
+            own = found.chunks
+            key = tuple(own.items())
+            if key not in seen:
+                seen.add(key)
+                yield f"blocks of {_said(main, own)} ({words})", _for_all(used, own)
+    if main.chunks is not None:
+        stored = dict(zip(main.dims, main.chunks, strict=True))
+        if tuple(stored.items()) not in seen:
+            yield "one block for each stored chunk", _for_all(used, stored)
+
+
+def _said(layout: ArrayLayout, own: Mapping[str, DimChunk]) -> str:
+    parts = []
+    for d, n in layout.sizes.items():
+        c = own[d]
+        longest = c if isinstance(c, int) else max(c)
+        parts.append(f"{d} {longest if 0 < longest < n else n}")
+    return ", ".join(parts)
+
+
+def _for_all(
+    used: Sequence[ArrayLayout], own: Mapping[str, DimChunk]
+) -> dict[str, dict[str, DimChunk]]:
+    main = used[0]
+    out = {}
+    for v in used:
+        out[v.name] = {
+            d: own[d] if main.sizes.get(d) == n and d in own else max(1, n)
+            for d, n in v.sizes.items()
+        }
+    return out
