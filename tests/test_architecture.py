@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("storage", r"storage(\..+)?"),
         ("engine", r"(engine|simulate)(\..+)?"),
         ("orchestration", "|".join(ORCHESTRATION)),
-        ("face", r"accessor|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|chunkmanager"),
+        ("face", r"accessor|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|chunkmanager|functions"),
     ]
 )
 FACE = len(FLOORS) - 1

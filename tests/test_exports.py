@@ -28,6 +28,8 @@ EXPORTS = {
     "XchunkError",
     "XchunkWarning",
     "__version__",
+    "clean",
+    "verify",
 }
 
 #: What ``ds.chunking`` promises to keep.

@@ -4,6 +4,8 @@ Importing this registers ``.chunking`` on `xarray.Dataset`, `xarray.DataArray` a
 `xarray.DataTree`.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from xchunk._version import __version__
 from xchunk.accessor import DataArrayChunking, DatasetChunking, DataTreeChunking
 from xchunk.errors import (
@@ -21,6 +23,10 @@ from xchunk.errors import (
     XchunkWarning,
 )
 from xchunk.formatting import register as _register
+from xchunk.functions import clean, verify
+
+if TYPE_CHECKING:
+    from xchunk.opening import open_dataset
 
 _register()
 
@@ -41,4 +47,20 @@ __all__ = [
     "XchunkError",
     "XchunkWarning",
     "__version__",
+    "clean",
+    "open_dataset",
+    "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # imported when it is used: it brings dask.array
+    if name == "open_dataset":
+        from xchunk.opening import open_dataset
+
+        return open_dataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

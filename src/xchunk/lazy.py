@@ -12,7 +12,7 @@ from xchunk.core.suggest import Suggestion
 from xchunk.core.units import format_bytes
 from xchunk.errors import XchunkWarning
 
-__all__ = ["chunk_lazily", "tell_threads"]
+__all__ = ["chunk_lazily", "tell_threads", "threads_note"]
 
 
 def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.Dataset:
@@ -46,16 +46,21 @@ def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.
 
 def tell_threads(suggestion: Suggestion) -> None:
     """Warn where the suggested chunks fit only workers with fewer threads than they have."""
+    said = threads_note(suggestion)
+    if said:
+        warnings.warn(said, XchunkWarning, stacklevel=4)
+
+
+def threads_note(suggestion: Suggestion) -> str:
+    """Say that fewer threads are needed, and how to have them; empty where all can work."""
     budget = suggestion.budget
     if suggestion.threads >= budget.threads:
-        return
+        return ""
     worst = min(suggestion.variables.values(), key=lambda v: v.threads)
-    warnings.warn(
+    return (
         f"the chunks fit workers that run {suggestion.threads} of their {budget.threads} threads: "
         f"a task on {worst.name!r} takes {format_bytes(worst.projected_mem)}, and a worker may "
         f"grow by {format_bytes(budget.max_mem)}. Start the cluster with "
         f"threads_per_worker={suggestion.threads}, or without one use "
-        f"dask.config.set(num_workers={suggestion.threads}).",
-        XchunkWarning,
-        stacklevel=4,
+        f"dask.config.set(num_workers={suggestion.threads})."
     )
