@@ -60,7 +60,10 @@ def run(args: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted; what was not finished can be started again")
+        _complain(
+            "interrupted; what is written is kept: the same command goes on there, and "
+            "'xchunk clean DST' deletes it"
+        )
         return 130
     except (BrokenPipeError, SystemExit):
         # Whoever read the output has gone (head, less): nothing more can be said to them.
@@ -110,17 +113,18 @@ _debug = click.option(
     "--debug", is_flag=True, expose_value=False, help="Show tracebacks and all warnings."
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+_storage = click.option(
+    "--storage-option",
+    "storage",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the filesystem, for URLs; may be repeated.",
+)
 _source = _options(
     click.argument("src"),
     click.option("--group", metavar="PATH", help="Group within SRC; the root by default."),
     click.option("--engine", metavar="NAME", help="xarray's backend; told by the content."),
-    click.option(
-        "--storage-option",
-        "storage",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Option of the filesystem, for URLs; may be repeated.",
-    ),
+    _storage,
 )
 _use = _options(
     click.option(
@@ -156,6 +160,7 @@ _target = _options(
     ),
     click.option("--zarr-format", type=click.Choice(["2", "3"]), help="Format of DST."),
     click.option("--overwrite", is_flag=True, help="Replace DST, if it is a zarr store."),
+    click.option("--no-resume", is_flag=True, help="Start anew where a run was stopped."),
 )
 
 
@@ -273,6 +278,30 @@ def rechunk(dry_run: bool, verify: bool, quiet: bool, as_json: bool, **given: An
         _print(said)
 
 
+@xchunk.command(
+    epilog=_examples("xchunk verify era5.nc series.zarr", "xchunk verify in.zarr out.zarr --json")
+)
+@_options(_source, click.argument("dst"), _memory, _json, _debug)
+def verify(dst: str, memory: str | None, max_mem: str | None, as_json: bool, **source: Any) -> None:
+    """Compare a zarr store DST with SRC: stored bits and metadata."""
+    sizes = _sizes(memory, max_mem)
+    options = _pairs(source["storage"])
+    proof = _open(**source).chunking.verify(dst, storage_options=options, **sizes)
+    _print(proof.to_dict() if as_json else str(proof))
+
+
+@xchunk.command(epilog=_examples("xchunk clean series.zarr", "xchunk clean series.zarr --delete"))
+@click.argument("target")
+@click.option("--delete", is_flag=True, help="Delete it; otherwise it is only listed.")
+@_options(_storage, _json, _debug)
+def clean(target: str, delete: bool, as_json: bool, storage: tuple[str, ...]) -> None:
+    """List what a rechunk that was stopped has left at TARGET, or delete it."""
+    from xchunk.functions import clean as delete_ours
+
+    done = delete_ours(target, dry_run=not delete, storage_options=_pairs(storage))
+    _print(done.to_dict() if as_json else str(done))
+
+
 @xchunk.command(epilog=_examples("xchunk demo", "xchunk demo --keep demo --report demo.html"))
 @click.option("--keep", metavar="DIR", help="Keep the demo's files in DIR.")
 @click.option("--report", metavar="FILE", help="Write what was shown as an HTML page too.")
@@ -374,6 +403,7 @@ def _request(given: Mapping[str, Any]) -> dict[str, Any]:
         "shards": _spec(given["shards"], "--shards"),
         "zarr_format": int(given["zarr_format"]) if given["zarr_format"] else None,
         "overwrite": given["overwrite"] or None,
+        "resume": False if given["no_resume"] else None,
         **_sizes(given["memory"], given["max_mem"]),
     }
     return {k: v for k, v in request.items() if v is not None or k == "what"}

@@ -20,7 +20,13 @@ from xchunk.core.spec import parse_chunks
 from xchunk.core.suggest import Suggestion
 from xchunk.engine.copy import StageSpec, scratch_dtype
 from xchunk.engine.run import Chain, Report, current_client, refuse_blind_workers, run_chains
-from xchunk.errors import EncodingError, ResumeMismatchError, StageFailedError
+from xchunk.errors import (
+    EncodingError,
+    ResumeMismatchError,
+    SourceError,
+    StageFailedError,
+    XchunkError,
+)
 from xchunk.jobs import (
     Wishes,
     choose_target,
@@ -119,8 +125,12 @@ class Rechunk:
                 if not began and not self._has_boxes():
                     with suppress(Exception):
                         site.abandon(home, self.header, existed=existed)
+                    if isinstance(error, OSError) and not isinstance(error, XchunkError):
+                        raise SourceError(f"{_failed(error)} Nothing was copied.") from error
                     raise
                 _explain(error, site.store)
+                if isinstance(error, OSError) and not isinstance(error, XchunkError):
+                    raise StageFailedError(f"{_failed(error)} {_hint(site.store)}") from error
                 raise
             Workspace(final).clear()
             held.retire()
@@ -221,6 +231,7 @@ class Rechunk:
                     dtype=one.dtype,
                     from_scratch=number > 0,
                     to_scratch=stage.scratch is not None,
+                    at_once=stage.buffers.read_unit if number == 0 and _in_parts(one) else None,
                     threads=max(1, min(copy.plan.threads, fitting)),
                     marks=journal.marks(facts, number),
                 )
@@ -237,15 +248,27 @@ class Rechunk:
 
 def _explain(error: BaseException, store: Store) -> None:
     """Add to an error how the run is resumed, and how it is cleaned up."""
-    name = describe(store)
-    hint = (
-        f"What is written is kept: the same call goes on where it was. 'xchunk clean {name}' "
-        "deletes it."
-    )
     if isinstance(error, StageFailedError) and error.args:
-        error.args = (f"{error.args[0]} {hint}", *error.args[1:])
+        error.args = (f"{error.args[0]} {_hint(store)}", *error.args[1:])
     else:
-        error.add_note(hint)
+        error.add_note(_hint(store))
+
+
+def _hint(store: Store) -> str:
+    return (
+        "What is written is kept: the same call goes on where it was. "
+        f"'xchunk clean {describe(store)}' deletes it."
+    )
+
+
+def _failed(error: OSError) -> str:
+    return f"the target could not be written: {type(error).__name__}: {error}."
+
+
+def _in_parts(one: Assembled) -> bool:
+    """Whether a box is read part by part: the reader would hold all of it besides the box."""
+    plain = not one.dtype.hasobject and one.dtype.kind != "T" and bool(one.shape)
+    return plain and one.info is not None and (one.info.chunks is None or bool(one.info.shards))
 
 
 def source_format(groups: Mapping[str, xr.Dataset]) -> ZarrFormat:

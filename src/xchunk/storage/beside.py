@@ -73,7 +73,7 @@ class Beside:
             try:
                 self.folder.mkdir()
             except FileExistsError:
-                if self.folder.is_symlink() or not self.folder.is_dir() or _has_any(self.folder):
+                if self.folder.is_symlink() or not Workspace(LocalStore(self.folder)).is_bare:
                     raise TargetExistsError(
                         f"{self.folder} is in the way, and xchunk did not make it. Nothing was "
                         "written. Move it away."
@@ -112,7 +112,3 @@ class Beside:
 
 def _is_real(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
-
-
-def _has_any(folder: Path) -> bool:
-    return any(folder.iterdir())

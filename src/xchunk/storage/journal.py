@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -187,8 +188,13 @@ def differences(before: Facts, now: Facts, at: Sequence[str] = ()) -> list[str]:
             out += differences(a, b, (*at, key))
         elif a != b:
             name = " ".join([*at, key])
-            out.append(f"{name} was {_short(a)}, is {_short(b)}")
+            told = not (_is_digest(a) and _is_digest(b))
+            out.append(f"{name} was {_short(a)}, is {_short(b)}" if told else f"{name} differ")
     return out
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value))
 
 
 def _short(value: Any) -> str:

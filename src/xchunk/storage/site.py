@@ -41,7 +41,7 @@ def state_of(store: Store) -> State:
         return "unfinished"
     if marker is not None:
         return "committed"
-    if is_empty(store):
+    if is_empty(store) or Workspace(store).is_bare:
         return "nothing"
     return "complete" if is_zarr(store) else "foreign"
 

@@ -7,6 +7,7 @@ target can write it too. Nothing is deleted that does not carry the marker.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -41,6 +42,7 @@ __all__ = ["PREFIX", "Workspace", "refuse_lost_pieces"]
 PREFIX = ".xchunk"
 _MARKER = f"{PREFIX}/marker.json"
 _MADE_BY = "xchunk"
+_UNFINISHED = re.compile(r"marker\.[0-9a-f]{32}\.partial")
 #: What each byte of a piece of scratch that is missing reads as. Data rarely look like it, so
 #: that few pieces have to be looked up in the store (`refuse_lost_pieces`).
 _LOST = 0xA5
@@ -69,6 +71,19 @@ class Workspace:
         ours = isinstance(marker, dict) and marker.get("made_by") == _MADE_BY
         return marker if ours else None
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether a local folder holds at most what a run leaves that dies writing its marker."""
+        root = local_path(self.store)
+        if root is None or not root.is_dir() or root.is_symlink():
+            return root is not None and not root.exists()
+        inside = root / PREFIX
+        if any(path != inside for path in root.iterdir()) or inside.is_symlink():
+            return False
+        return not inside.exists() or (
+            inside.is_dir() and all(_UNFINISHED.fullmatch(path.name) for path in inside.iterdir())
+        )
+
     def create(self, **facts: Any) -> None:
         """Write the marker, before anything else of the run.
 
@@ -77,7 +92,7 @@ class Workspace:
         TargetExistsError
             If something that is not ours lies where the scratch data would.
         """
-        if self.read_marker() is None and holds_any(self.store, PREFIX):
+        if self.read_marker() is None and not self.is_bare and holds_any(self.store, PREFIX):
             raise TargetExistsError(
                 f"{describe(self.store)} holds a folder {PREFIX!r} that xchunk did not make. "
                 "Nothing was written. Move it away, or give another target."
@@ -138,6 +153,8 @@ class Workspace:
         delete_keys(self.store, [_MARKER])
         root = local_path(self.store)
         if root is not None:
+            for path in (root / PREFIX).glob("marker.*.partial"):
+                path.unlink()
             # what somebody else put there stays, and its folder with it
             with suppress(OSError):
                 (root / PREFIX).rmdir()
