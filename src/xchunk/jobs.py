@@ -180,6 +180,7 @@ def copy_job(target: TargetArray) -> CopyJob:
     return CopyJob(
         **common,
         source=Grid(tuple(axes)),
+        source_sharded=one.info.shards is not None,
         source_compressed=bool(one.info.codecs),
         read_copies=codec_copies(one.info.codecs)[0],
     )

@@ -11,6 +11,7 @@ import xarray as xr
 from xchunk.core.suggest import Suggestion
 from xchunk.rechunk import Rechunk
 from xchunk.reopen import reopen
+from xchunk.storage.chunk_cache import small_chunk_caches
 
 __all__ = ["ProgressLike", "run_rechunk"]
 
@@ -51,7 +52,8 @@ def run_rechunk(
         done[label] += 1
         progress.update(name=name, stage=kind, done=done[label], total=total, nbytes=nbytes)
 
-    with progress:
+    variables = (v for ds in groups.values() for v in ds.variables.values())
+    with progress, small_chunk_caches(variables):
         store = rechunk.run(report=report)
     if verify:
         from xchunk.proof import prove

@@ -19,12 +19,34 @@ from functools import cached_property
 
 from xchunk.errors import InvalidChunksError
 
-__all__ = ["Axis", "Grid", "ceildiv", "lcm_within"]
+__all__ = ["Axis", "Grid", "ceildiv", "lcm_within", "slabs"]
 
 
 def ceildiv(a: int, b: int) -> int:
     """Divide, rounding up; exact for integers of any size."""
     return -(-a // b)
+
+
+def slabs(
+    region: Sequence[slice], unit: Sequence[int], most: int
+) -> Iterator[tuple[slice, ...]]:
+    """Cut a region into parts of at most ``most`` elements, along the edges of a regular grid.
+
+    The first dims are cut first. A part is never less than one cell of the grid, which has an
+    edge at element 0 of every dim.
+    """
+    size = math.prod(r.stop - r.start for r in region)
+    for i, (r, u) in enumerate(zip(region, unit, strict=True)):
+        cells = ceildiv(r.stop, u) - r.start // u
+        if size <= most or cells < 2:
+            continue
+        step = u * max(1, most // max(1, ceildiv(size, cells)))
+        first = r.start // u * u
+        for start in range(first, r.stop, step):
+            part = slice(max(start, r.start), min(start + step, r.stop))
+            yield from slabs((*region[:i], part, *region[i + 1 :]), unit, most)
+        return
+    yield tuple(region)
 
 
 def lcm_within(a: int, b: int, size: int) -> int:

@@ -110,6 +110,9 @@ class Facts:
         if not self.job.source_chunked:
             at_once = min(self.job.nbytes, READ_AT_ONCE, max(self.job.itemsize, self.per_task // 8))
             return at_once, PLAIN_READ_COPIES
+        if self.job.source_sharded:
+            at_once = max(self.source_unit, min(READ_AT_ONCE, self.per_task // 8))
+            return at_once, SHARD_COPIES
         usual = DECODE_COPIES if self.job.source_compressed else PLAIN_READ_COPIES
         return self.source_unit, self.job.read_copies or usual
 

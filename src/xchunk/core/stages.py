@@ -43,6 +43,8 @@ class CopyJob:
     """The write units of the target: its shards, or its chunks where there are none."""
     source_chunked: bool = True
     """Whether source chunks are decoded as a whole; if not, reading costs just what is asked."""
+    source_sharded: bool = False
+    """Whether source chunks lie in shards, of which all that one read asks for is held at once."""
     source_compressed: bool = True
     """Whether source chunks have to be decoded; if not, they are only read."""
     blocks: bool = False

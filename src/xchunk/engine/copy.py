@@ -11,13 +11,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from xchunk.core.grid import Grid
+from xchunk.core.grid import Grid, slabs
 from xchunk.engine.allocator import steady
 from xchunk.engine.inflight import in_flight, stop, with_patience
 from xchunk.errors import StageFailedError, XchunkError
@@ -64,6 +64,9 @@ class StageSpec:
     """Tasks of this stage that one process may run at once."""
     concurrency: int = 1
     """Chunks in flight at once within a task."""
+    at_once: int | None = None
+    """Bytes that are asked of the source at once, where it has no chunks or has shards; None:
+    the whole box."""
     pieces: Grid | None = None
     """What each box is cut into where it is read to be compared; None: it is copied."""
     marks: BoxMarks | None = None
@@ -92,7 +95,11 @@ def _copy(spec: StageSpec, i: int) -> int:
 
 def write_block(spec: StageSpec, i: int, block: NDArray[Any]) -> int:
     """Write one computed block, the box number ``i`` of a stage; return its bytes."""
-    return with_patience(lambda: _write_values(spec, i, np.asarray(block)))
+    values = np.asarray(block)
+    if values.dtype != spec.dtype:
+        # dask only says what dtype its blocks will have
+        values = values.astype(spec.dtype)
+    return with_patience(lambda: _write_values(spec, i, values))
 
 
 def _write_values(spec: StageSpec, i: int, values: NDArray[Any]) -> int:
@@ -121,10 +128,28 @@ def reading(spec: StageSpec, i: int) -> Iterator[tuple[tuple[slice, ...], NDArra
         )
         dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
         with _buffers.borrow(shape, dtype) as buffer:
-            values = source.read(shifted, buffer)
+            values = _read(spec, source, shifted, buffer)
             if spec.from_scratch and isinstance(spec.source, ZarrRef):
                 refuse_lost_pieces(spec.source, source.info, shifted, values)
             yield region, values.view(spec.dtype) if spec.from_scratch else values
+
+
+def _read(
+    spec: StageSpec, source: StoredArray, region: tuple[slice, ...], buffer: NDArray[Any]
+) -> NDArray[Any]:
+    """Read a region; part by part where the reader would hold all of it besides the buffer."""
+    if spec.at_once is None:
+        return source.read(region, buffer)
+    info = source.info
+    unit = tuple(c if isinstance(c, int) else 1 for c in info.chunks or (1,) * len(region))
+    for part in slabs(region, unit, max(1, spec.at_once // max(1, info.dtype.itemsize))):
+        local = tuple(
+            slice(p.start - r.start, p.stop - r.start) for p, r in zip(part, region, strict=True)
+        )
+        values = source.read(part, buffer[local])
+        if not np.shares_memory(values, buffer):
+            buffer[local] = values
+    return buffer
 
 
 def _write(spec: StageSpec, i: int, region: tuple[slice, ...], values: NDArray[Any]) -> None:
@@ -194,7 +219,8 @@ class _Buffers:
 
 _buffers = _Buffers()
 _lock = threading.Lock()
-_Opened = tuple[StoredArray | None, zarr.Array[Any] | None]
+# in quotes: zarr 3.1.0 to 3.1.3 have no generic arrays at run time
+_Opened: TypeAlias = "tuple[StoredArray | None, zarr.Array[Any] | None]"
 _open: dict[tuple[str, str], _Opened] = {}
 _slots: dict[tuple[str, str], threading.BoundedSemaphore] = {}
 

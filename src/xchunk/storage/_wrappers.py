@@ -50,7 +50,7 @@ from xchunk.storage._parts import (
 )
 from xchunk.storage.refs import FileRef, StoredRef, ZarrRef
 
-__all__ = ["known_decoder", "lazy_part", "reference"]
+__all__ = ["known_decoder", "lazy_part", "reference", "resize_chunk_cache"]
 
 _TRANSPARENT = (MemoryCachedArray, CopyOnWriteArray, ImplicitToExplicitIndexingAdapter)
 _CONVERTERS = (BoolTypeArray, NativeEndiannessArray)
@@ -102,6 +102,20 @@ def reference(part: Part) -> tuple[StoredRef, Any]:
         raise UntraceableError("a file that was opened in an unusual way")
     group = None if engine == "scipy" else store._group
     return FileRef(filename, engine, group, wrapper.variable_name), wrapper.dtype
+
+
+def resize_chunk_cache(part: Part, cache: tuple[int, int, float]) -> tuple[int, int, float] | None:
+    """Set the chunk cache of an open netCDF-4 variable; return what it was, None for others."""
+    wrapper = part.leaf.array
+    if type(wrapper) is not NetCDF4ArrayWrapper:
+        return None
+    with wrapper.datastore.lock:
+        variable = wrapper.get_array(needs_lock=False)
+        if variable.chunking() in (None, "contiguous"):
+            return None
+        before: tuple[int, int, float] = variable.get_var_chunk_cache()
+        variable.set_var_chunk_cache(*cache)
+    return before
 
 
 def lazy_part(array: Any) -> Part:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from xarray.backends.zarr import FillValueCoder
 
 from xchunk.errors import SourceError
 from xchunk.storage import zarr_io
+from xchunk.storage.chunk_cache import small_default_cache
 from xchunk.storage.refs import FileRef, StoredRef, ZarrRef
 
 __all__ = ["StoredArray", "StoredInfo", "close_files", "open_stored"]
@@ -185,9 +185,6 @@ def _hdf5_codecs(encoding: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(named)
 
 
-#: Bytes of decoded chunks that a netCDF-4 file keeps while we read it; h5py's default.
-_CHUNK_CACHE = 1024**2
-
 _files: dict[tuple[str, str, str | None], xr.Dataset] = {}
 _files_lock = threading.Lock()
 
@@ -199,31 +196,11 @@ def _open_file(ref: FileRef) -> xr.Dataset:
         if key not in _files:
             if len(_files) >= 128:
                 _files.pop(next(iter(_files))).close()
-            with _small_chunk_cache(ref.engine):
+            with small_default_cache(ref.engine):
                 _files[key] = xr.open_dataset(
                     ref.filename, engine=ref.engine, group=ref.group, decode_cf=False, cache=False
                 )
         return _files[key]
-
-
-@contextmanager
-def _small_chunk_cache(engine: str) -> Iterator[None]:
-    """Open a netCDF-4 file without the 64 MB of decoded chunks that its library would keep.
-
-    We read each chunk once, so that they would only take room. The setting is the process's
-    and is put back; the file keeps it.
-    """
-    if engine != "netcdf4":
-        yield
-        return
-    import netCDF4
-
-    before = netCDF4.get_chunk_cache()
-    netCDF4.set_chunk_cache(size=_CHUNK_CACHE, nelems=before[1], preemption=before[2])
-    try:
-        yield
-    finally:
-        netCDF4.set_chunk_cache(*before)
 
 
 def close_files() -> None:
