@@ -21,9 +21,10 @@ from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import Limits, plan_array
 from xchunk.core.units import format_bytes, format_count
 from xchunk.engine.copy import StageSpec
-from xchunk.engine.digest import common_pieces, pieces_of
+from xchunk.engine.digest import Unreadable, common_pieces, pieces_of
 from xchunk.engine.run import Chain, current_client, run_chains
 from xchunk.errors import SourceError, VerificationError
+from xchunk.faults import dims_faults, group_faults, metadata_faults, unit_faults
 from xchunk.jobs import copy_job, may_scratch, with_blocks
 from xchunk.storage.assemble import Assembled, assemble
 from xchunk.storage.refs import ZarrRef
@@ -107,7 +108,8 @@ def prove(groups: Mapping[str, xr.Dataset], store: Store, *, budget: MemoryBudge
     faults: list[str] = []
     pairs: list[_Pair] = []
     for path, ds in groups.items():
-        assembled, _ = assemble(ds, zarr_format=zarr_format, group=path)
+        assembled, attrs = assemble(ds, zarr_format=zarr_format, group=path)
+        faults += group_faults(store, path, attrs, zarr_format)
         for one in assembled:
             ref = ZarrRef(store, one.path, zarr_format)
             try:
@@ -115,7 +117,7 @@ def prove(groups: Mapping[str, xr.Dataset], store: Store, *, budget: MemoryBudge
             except SourceError:
                 faults.append(f"{one.path}: is not in the target")
                 continue
-            differing = _metadata_faults(one, info)
+            differing = metadata_faults(one, info) + dims_faults(one, ref)
             faults += differing
             if one.shape == info.shape and not any("dtype" in d for d in differing):
                 pairs.append(_pair(one, ref, info, budget))
@@ -141,38 +143,6 @@ def _format_of(store: Store) -> int:
             "an unfinished target; run the rechunk again."
         )
     return 3 if get_key(store, "zarr.json") is not None else 2
-
-
-def _metadata_faults(one: Assembled, info: StoredInfo) -> list[str]:
-    faults = []
-    if one.shape != info.shape:
-        faults.append(f"{one.path}: shape {one.shape} in the source, {info.shape} in the target")
-    if _kind(one.dtype) != _kind(info.dtype):
-        faults.append(f"{one.path}: dtype {one.dtype} in the source, {info.dtype} in the target")
-    for key, value in one.attrs.items():
-        if key not in info.attrs:
-            faults.append(f"{one.path}: attribute {key!r} is missing in the target")
-        elif key != "_FillValue" and not _same(value, info.attrs[key]):
-            faults.append(
-                f"{one.path}: attribute {key!r} is {value!r} in the source, "
-                f"{info.attrs[key]!r} in the target"
-            )
-    return faults
-
-
-def _kind(dtype: np.dtype[Any]) -> str:
-    """Name a dtype without its byte order; strings of any length are all one."""
-    if dtype.hasobject or dtype.kind == "T":
-        return "string"
-    return dtype.newbyteorder("=").str
-
-
-def _same(a: Any, b: Any) -> bool:
-    x, y = np.asarray(a), np.asarray(b)
-    if x.dtype.kind in "fc" and y.dtype.kind in "fciu":
-        return x.size == y.size and bool(np.array_equal(x.ravel(), y.ravel(), equal_nan=True))
-    # JSON has no scalars of length one apart from scalars, and no numpy
-    return bool(x.ravel().tolist() == y.ravel().tolist())
 
 
 def _pair(one: Assembled, ref: ZarrRef, info: StoredInfo, budget: MemoryBudget) -> _Pair:
@@ -236,24 +206,23 @@ def _value_faults(pair: _Pair, digests: Mapping[tuple[str, int], Any]) -> list[s
         by_piece: dict[tuple[int, ...], bytes] = {}
         for i in range(boxes.count):
             found = digests.get((f"xchunk-verify-{side}-{path}", i), ())
+            if isinstance(found, Unreadable):
+                if side == "source":
+                    raise SourceError(f"the source of {path} cannot be read: {found.why}")
+                continue
             by_piece.update(zip(pieces_of(pair.pieces, boxes.region(i)), found, strict=True))
         sides.append(by_piece)
     wanted, have = sides
     bad = [index for index, digest in wanted.items() if have.get(index) != digest]
     if not bad:
         return []
-    places = "; ".join(_place(pair, index) for index in bad[:_NAMED])
-    more = f"; and {format_count(len(bad) - _NAMED)} more" if len(bad) > _NAMED else ""
-    return [f"{path}: values differ in {places}{more}"]
-
-
-def _place(pair: _Pair, index: tuple[int, ...]) -> str:
-    region = [a.bounds(j) for a, j in zip(pair.pieces.axes, index, strict=True)]
-    where = ", ".join(f"{start}:{stop}" for start, stop in region)
-    units = pair.info.shards or pair.info.chunks or ()
-    key = [start // u for (start, _), u in zip(region, units, strict=True) if isinstance(u, int)]
-    if pair.info.format == "zarr3":
-        name = "/".join(["c", *map(str, key)])
-    else:
-        name = ".".join(map(str, key)) or "0"
-    return f"[{where}] (from the storage key {pair.source.path}/{name} on)"
+    named: list[str] = []
+    for number, index in enumerate(bad):
+        named += [
+            f"{path}: {fault}"
+            for fault in unit_faults(pair.source, pair.target, pair.info, pair.pieces, index)
+        ]
+        if len(named) >= _NAMED and number + 1 < len(bad):
+            named.append(f"{path}: and {format_count(len(bad) - number - 1)} more regions differ")
+            break
+    return named

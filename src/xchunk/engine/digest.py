@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 
 from xchunk.core.grid import Axis, Grid
 from xchunk.engine.copy import StageSpec, reading
+from xchunk.engine.inflight import with_patience
+from xchunk.errors import XchunkError
 
-__all__ = ["common_pieces", "digest_block", "digest_box", "pieces_of"]
+__all__ = ["Unreadable", "common_pieces", "digest_block", "digest_box", "pieces_of"]
 
 #: Bytes of a digest: two pieces that differ share one with a probability of 2**-128.
 _BYTES = 16
@@ -44,8 +47,26 @@ def pieces_of(pieces: Grid, region: tuple[slice, ...]) -> list[tuple[int, ...]]:
     ]
 
 
-def digest_box(spec: StageSpec, i: int, _after: Any = None) -> list[bytes]:
-    """Read box number ``i`` and return the digest of each of its pieces."""
+@dataclass(frozen=True)
+class Unreadable:
+    """What is said of a box that cannot be read."""
+
+    why: str
+    """The error, in words."""
+
+
+def digest_box(spec: StageSpec, i: int, _after: Any = None) -> list[bytes] | Unreadable:
+    """Read box number ``i`` and return the digest of each of its pieces.
+
+    A box that cannot be read does not keep the others from being compared.
+    """
+    try:
+        return with_patience(lambda: _digest_stored(spec, i))
+    except XchunkError as error:
+        return Unreadable(str(error))
+
+
+def _digest_stored(spec: StageSpec, i: int) -> list[bytes]:
     with reading(spec, i) as (region, values):
         return _digests(spec, region, values)
 
