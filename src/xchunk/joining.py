@@ -114,6 +114,10 @@ def _together(
         "join": join,
         "combine_attrs": "override",
     }
+    along = concat_dim if isinstance(concat_dim, list | tuple) else [concat_dim]
+    if any(d is not None and d not in datasets[0].dims for d in along):
+        # a new dim is one of all variables
+        how["data_vars"] = "all"
     try:
         if combine == "nested":
             found: Any = xr.combine_nested(list(datasets), concat_dim=concat_dim, **how)
@@ -245,7 +249,7 @@ def _axis(joined: JoinedArray, layouts: NDArray[Any], axis: int) -> Axis:
         start, stop = joined.edges[axis].bounds(i)
         length = stop - start
         common: Axis | None = None
-        for layout in layouts.take(i, axis=axis).flat:
+        for layout in layouts[(*(slice(None),) * axis, slice(i, i + 1))].flat:
             chunk = 1 if layout.chunks is None else layout.chunks[axis]
             one = Axis.regular(length, chunk) if isinstance(chunk, int) else Axis.of(length, chunk)
             common = one if common is None else _coarser(common, one)

@@ -90,7 +90,10 @@ def open_source(
         found = _Found(name, engine)
     else:
         found = _find_remote(name, options) if remote else _find_local(name)
-    kwargs: dict[str, Any] = {"chunks": {}, "engine": found.engine, "group": group, **open_kwargs}
+    kwargs: dict[str, Any] = {"chunks": {}, "engine": found.engine, **open_kwargs}
+    if group is not None:
+        # backends of others need not know groups
+        kwargs["group"] = group
     if options and isinstance(found.target, str) and found.engine in ("zarr", "h5netcdf"):
         kwargs["storage_options"] = options
     ds = _open(found.target, name, kwargs)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from xchunk.core.grid import Axis
@@ -53,12 +52,25 @@ class JoinedArray:
         return len(self.edges)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read a selection, each dim indexed by itself: slices, integers, arrays of integers."""
         keys = key if isinstance(key, tuple) else (key,)
-        bounds = [k.indices(a.size) for k, a in zip(keys, self.edges, strict=True)]
-        if any(step != 1 for _, _, step in bounds):
-            raise NotImplementedError("a joined array is read in slices with a step of 1")
-        shape = tuple(max(0, stop - start) for start, stop, _ in bounds)
-        touched = [a.touched(b[0], b[1]) for a, b in zip(self.edges, bounds, strict=True)]
+        if Ellipsis in [k for k in keys if not isinstance(k, np.ndarray)]:
+            raise IndexError("a joined array is indexed without an ellipsis")
+        keys = (*keys, *(slice(None),) * (self.ndim - len(keys)))
+        spans = [_span(k, a.size) for k, a in zip(keys, self.edges, strict=True)]
+        values = self._box([(start, stop) for start, stop, _ in spans])
+        # from the last dim on, so that those that an integer takes away do not shift the others
+        for axis in reversed(range(self.ndim)):
+            rest = spans[axis][2]
+            if rest is not None:
+                values = values[(*(slice(None),) * axis, rest)]
+        return values
+
+    def _box(self, bounds: Sequence[tuple[int, int]]) -> NDArray[Any]:
+        shape = tuple(max(0, stop - start) for start, stop in bounds)
+        touched = [
+            a.touched(start, stop) for a, (start, stop) in zip(self.edges, bounds, strict=True)
+        ]
         indices = list(itertools.product(*touched))
         if len(indices) == 1:
             source, _ = self._part(indices[0], bounds)
@@ -71,18 +83,38 @@ class JoinedArray:
         return out
 
     def _part(
-        self, index: Sequence[int], bounds: Sequence[tuple[int, int, int]]
+        self, index: Sequence[int], bounds: Sequence[tuple[int, int]]
     ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """What one file gives of a slice: where it lies in the file, and in the result."""
         source, target = [], []
-        for axis, i, (start, stop, _) in zip(self.edges, index, bounds, strict=True):
+        for axis, i, (start, stop) in zip(self.edges, index, bounds, strict=True):
             first, last = axis.bounds(i)
             a, b = max(start, first), min(stop, last)
             source.append(slice(a - first, b - first))
             target.append(slice(a - start, b - start))
         return tuple(source), tuple(target)
 
-    def variable(self, index: tuple[int, ...]) -> xr.Variable:
-        """Return the variable of one file."""
-        found: xr.Variable = self.variables[index]
-        return found
+
+def _span(key: Any, size: int) -> tuple[int, int, Any]:
+    """The elements that a key lies within, and what is to be taken of them; None: all."""
+    if isinstance(key, slice):
+        start, stop, step = key.indices(size)
+        if step == 1:
+            return start, max(start, stop), None
+        picked = range(start, stop, step)
+        if not picked:
+            return 0, 0, None
+        low = min(picked[0], picked[-1])
+        return low, max(picked[0], picked[-1]) + 1, slice(None, None, step)
+    index = np.asarray(key)
+    if index.dtype == bool:
+        index = np.flatnonzero(index)
+    if index.dtype.kind not in "iu" or (
+        index.size and not -size <= index.min() <= index.max() < size
+    ):
+        raise IndexError(f"{key!r} is no index of a dim of {size} elements")
+    index = np.where(index < 0, index + size, index)
+    if not index.size:
+        return 0, 0, index.astype(int)
+    low = int(index.min())
+    return low, int(index.max()) + 1, index - low if index.ndim else int(index) - low
