@@ -35,6 +35,8 @@ class Signature:
     """The tasks whose results it takes, in the order in which it names them."""
     reads: list[tuple[StandIn, Asked]] = field(default_factory=list)
     """What it reads of stored arrays."""
+    literals: list[Value] = field(default_factory=list)
+    """Arrays that it carries itself."""
     opaque: bool = False
     """Whether it takes a stored array in a way that does not tell what it reads."""
 
@@ -123,6 +125,8 @@ class _Writer:
             own = _function(obj)
             return own, own
         value = value_of(obj)
+        if value.nbytes:
+            self.signature.literals.append(value)
         return value.strict, value.coarse
 
     def _sequence(self, obj: Any, scope: Mapping[Key, Any]) -> Pair:

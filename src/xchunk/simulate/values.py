@@ -32,6 +32,38 @@ class Hole:
     """Elements along each dim."""
     dtype: np.dtype[Any]
     """Its dtype."""
+    order: tuple[int, ...] | None = None
+    """Its dims from the slowest to the fastest in memory; None: as they are."""
+    gaps: bool = False
+    """Whether it is a part of a larger array, so that a reshape has to copy it."""
+    stretched: tuple[int, ...] = ()
+    """Dims along which one element stands for all."""
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> Hole:
+        """Describe an array; how it lies in memory decides what has to be copied."""
+        if array.flags.c_contiguous:
+            return cls(array.shape, array.dtype)
+        sizes = zip(array.shape, array.strides, strict=True)
+        stretched = tuple(i for i, (n, step) in enumerate(sizes) if step == 0 and n > 1)
+        order = tuple(sorted(range(array.ndim), key=lambda i: -abs(array.strides[i])))
+        if stretched:
+            return cls(array.shape, array.dtype, order, False, stretched)
+        gaps = not array.transpose(order).flags.c_contiguous
+        return cls(array.shape, array.dtype, order, gaps)
+
+    def filled(self) -> NDArray[Any]:
+        """Make such an array of noise."""
+        if self.order is None:
+            return noise(self.shape, self.dtype)
+        real = tuple(1 if i in self.stretched else n for i, n in enumerate(self.shape))
+        shape = [real[i] for i in self.order]
+        if self.gaps and shape:
+            made = noise((*shape[:-1], shape[-1] + 1), self.dtype)[..., :-1]
+        else:
+            made = noise(tuple(shape), self.dtype)
+        made = made.transpose(np.argsort(self.order))
+        return np.broadcast_to(made, self.shape) if self.stretched else made
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +90,8 @@ def _describe(obj: Any) -> tuple[Any, Hashable, Hashable, int]:
     if isinstance(obj, np.ndarray):
         coarse: Hashable = ("a", obj.shape, obj.dtype.str, type(obj).__name__)
         if obj.nbytes > _SMALL and type(obj) is np.ndarray:
-            return Hole(obj.shape, obj.dtype), coarse, coarse, obj.nbytes
+            hole = Hole.of(obj)
+            return hole, hole, hole, obj.nbytes
         if obj.dtype.kind in "iubmM":
             return obj, (coarse, obj.tobytes()), coarse, obj.nbytes
         return obj, coarse, coarse, obj.nbytes
@@ -104,7 +137,7 @@ def _nbytes(obj: Any) -> int:
 def filled(template: Any) -> Any:
     """Make a result of a template, with noise in its holes."""
     if isinstance(template, Hole):
-        return noise(template.shape, template.dtype)
+        return template.filled()
     if type(template) is dict:
         return {k: filled(v) for k, v in template.items()}
     if type(template) in (list, tuple):

@@ -1,0 +1,212 @@
+"""suggest(workload=...): the chunks that it picks, and what it says of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+
+from xchunk.core.cost import Rates
+from xchunk.core.grid import Axis
+from xchunk.core.memory import MemoryBudget
+from xchunk.core.workload import Outcome, Prediction, Reads, best_outcomes
+from xchunk.errors import InvalidChunksError, MemoryBudgetError
+from xchunk.simulate.lazy import lazy_graph
+from xchunk.simulate.predict import predict
+from xchunk.simulate.twins import Shape, Source
+from xchunk.storage.layouts import read_layouts
+
+
+def test_picks_chunks_and_tells_what_they_take(opened: Any, reads: dict[str, int]) -> None:
+    ds = opened()
+    reads.clear()
+    found = ds.chunking.suggest(workload=lambda ds: ds.a.mean("time"), max_mem="50MB")
+    assert reads == {}
+    assert found.access == "workload"
+    one = found.variables["a"]
+    assert found.prediction.amplification == one.read_amplification == 1
+    assert found.prediction.peak <= 50e6
+    assert set(found) >= {"time", "lat", "lon"}
+    assert {d: found[d] for d in one.chunks} == dict(one.chunks)
+    assert one.tasks == math.prod(
+        Axis.of(n, one.chunks[d] if one.chunks[d] != -1 else n).count for d, n in ds.a.sizes.items()
+    )
+    assert "simulated" in found.why
+    assert found.runner_up is not None
+    told = found.to_dict()
+    assert told["prediction"]["tasks"] == found.prediction.tasks
+    assert len(told["outcomes"]) == len(found.outcomes) > 3
+    # and the prediction is that of the chunks that are suggested
+    again = predict(opened(dict(one.chunks)).a.mean("time"), threads=found.prediction.threads)
+    assert again.tasks == found.prediction.tasks
+    assert again.decodes == found.prediction.decodes
+    assert found.prediction.heap == pytest.approx(again.heap, rel=0.15)
+
+
+def test_all_variables_of_a_workload_share_their_chunks(opened: Any) -> None:
+    found = opened().chunking.suggest(workload=lambda ds: xr.corr(ds.a, ds.b, "time"))
+    assert found.variables["a"].chunks == found.variables["b"].chunks
+    assert set(found.prediction.reads) == {"a", "b"}
+    assert "packed" not in found.why
+
+
+def test_data_arrays_and_trees(opened: Any) -> None:
+    ds = opened()
+    found = ds.a.chunking.suggest(workload=lambda a: a.std("time"))
+    assert set(found.prediction.reads) == {"a"}
+    tree = xr.DataTree.from_dict({"/": ds[["a"]], "/child": ds[["b"]].rename(b="c")})
+    found = tree.chunking.suggest(workload=lambda t: t["child"].c.mean("lat"))
+    assert set(found.prediction.reads) == {"child/c"}
+
+
+def test_chunks_that_the_workload_cannot_use_are_left_out(opened: Any) -> None:
+    def whole_series(ds: xr.Dataset) -> xr.DataArray:
+        if len(ds.a.chunks[0]) > 1:
+            raise ValueError("it needs time in one block")
+        return ds.a.median("time")
+
+    found = opened().chunking.suggest(workload=whole_series, max_mem="30MB")
+    assert found.variables["a"].chunks["time"] in (-1, 366)
+    assert any(o.failure for o in found.outcomes)
+
+
+def test_a_function_that_computes_is_caught(opened: Any, reads: dict[str, int]) -> None:
+    ds = opened()
+    reads.clear()
+    found = ds.chunking.suggest(workload=lambda ds: ds.a.mean().compute() + 1)
+    assert reads == {}
+    assert "computes by itself" in found.why
+
+
+def test_computed_arrays_bring_their_graphs() -> None:
+    lazy = xr.Dataset({"v": (("t", "x"), da.random.random((4000, 500), chunks=(500, 500)) + 1)})
+    found = lazy.chunking.suggest(workload=lambda ds: ds.v.mean("t"), max_mem="100MB")
+    assert found.variables["v"].chunks
+    assert found.prediction.tasks > 8
+
+
+@pytest.mark.parametrize(
+    ("workload", "said"),
+    [
+        (lambda ds: ds.nothing.mean(), "failed on a stand-in"),
+        (lambda ds: 1 / 0, "ZeroDivisionError"),
+        (lambda ds: ds.lat * 2, "nothing lazy"),
+        ("mean", "not a function"),
+    ],
+    ids=["missing", "raises", "coords", "string"],
+)
+def test_functions_that_are_none(workload: Any, said: str, opened: Any) -> None:
+    with pytest.raises(Exception, match=said) as caught:
+        opened().chunking.suggest(workload=workload)
+    assert type(caught.value).__module__.startswith("xchunk")
+
+
+def test_what_cannot_be_asked(opened: Any) -> None:
+    with pytest.raises(InvalidChunksError, match="alone"):
+        opened().chunking.suggest("map", workload=lambda ds: ds.a.mean())
+    with pytest.raises(InvalidChunksError, match="in memory"):
+        opened().load().chunking.suggest(workload=lambda ds: ds.a.mean())
+
+
+def test_too_little_memory(opened: Any) -> None:
+    with pytest.raises(MemoryBudgetError, match="however the data are chunked") as caught:
+        opened().chunking.suggest(
+            workload=lambda ds: ds.a.chunk(time=-1).quantile(0.5, "time"), max_mem="1.2MB"
+        )
+    assert caught.value.needed > caught.value.allowed
+
+
+def source(ds: xr.Dataset) -> Source:
+    groups = {"": ds}
+    return Source(groups, {v.name: v for v in read_layouts(groups).layouts}, Rates())
+
+
+CHUNKS = {n: {"time": 100, "lat": 48, "lon": 96} for n in ("a", "b", "packed")}
+
+
+def test_a_twin_is_the_dataset_but_for_its_values(opened: Any) -> None:
+    ds = opened()
+    twin = source(ds).twin(CHUNKS)[""]
+    assert twin.sizes == ds.sizes
+    assert list(twin.data_vars) == list(ds.data_vars)
+    assert set(twin.coords) == set(ds.coords)
+    for name in ds.coords:
+        xr.testing.assert_identical(twin[name], ds[name])
+    for name, v in ds.data_vars.items():
+        assert (twin[name].dims, twin[name].dtype, twin[name].attrs) == (v.dims, v.dtype, v.attrs)
+    assert twin.a.chunks == ((100, 100, 100, 66), (48, 48), (96,))
+
+
+def test_thinner_twins_have_the_same_graph_and_reads(opened: Any) -> None:
+    s = source(opened())
+    shape = Shape(thin={"lat": 0.5, "lon": 0.25})
+    full, thin = (s.twin(CHUNKS, x)[""] for x in (None, shape))
+    assert shape.fraction(s.sizes) == pytest.approx(0.125)
+    graphs = [lazy_graph(t.a.std("time"))[0] for t in (full, thin)]
+    assert graphs[0].tasks == graphs[1].tasks
+    a, b = (predict(t.a.std("time"), threads=1) for t in (full, thin))
+    assert {n: r.decodes for n, r in a.reads.items()} == {n: r.decodes for n, r in b.reads.items()}
+    assert a.nbytes_read == 8 * b.nbytes_read
+    assert a.heap == pytest.approx(8 * b.heap, rel=0.25)
+
+
+def test_smaller_twins_end_earlier(opened: Any) -> None:
+    s = source(opened())
+    twin = s.twin(CHUNKS, Shape(keep={"lat": 48}))[""]
+    assert dict(twin.sizes) == {"time": 366, "lat": 48, "lon": 96}
+    assert s.twin(CHUNKS, Shape(keep={"lat": 48}))[""].lat.equals(opened().lat[:48])
+    assert predict(twin.a.mean(), threads=1).reads["a"].amplification > 1
+
+
+def outcome(label: str, nbytes: int, seconds: float, tasks: int, heap: int) -> Outcome:
+    reads = {"v": Reads("v", 1, 1, nbytes, 100)}
+    return Outcome(label, {}, Prediction(tasks, reads, heap, heap, 2, seconds, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "best"),
+    [
+        ([("a", 100, 9, 10, 10), ("b", 200, 1, 10, 10)], "a"),
+        ([("a", 100, 9, 10, 2000), ("b", 200, 1, 10, 10)], "b"),
+        ([("a", 100, 9, 10, 10), ("b", 105, 1, 10, 10)], "b"),
+        ([("a", 100, 1.2, 200, 10), ("b", 100, 1, 900, 10)], "a"),
+        ([("a", 100, 1.2, 20, 50), ("b", 100, 1, 90, 10)], "b"),
+        ([("a", 100, 1, 10, 900), ("b", 100, 5, 10, 10)], "b"),
+    ],
+    ids=["bytes first", "must fit", "bytes alike", "tasks", "few tasks", "easily fits"],
+)
+def test_the_order_of_preference(outcomes: list[Any], best: str) -> None:
+    found = best_outcomes([outcome(*o) for o in outcomes], MemoryBudget.of_growth(1000))
+    assert found[0].label == best
+
+
+@pytest.mark.slow
+def test_large_graphs_are_predicted_from_small_ones(tmp_path: Any) -> None:
+    import zarr
+
+    root = zarr.create_group(tmp_path / "large.zarr")
+    # nothing is written: only metadata are looked at
+    big = root.create_array(
+        "v", shape=(5000, 1000, 1000), chunks=(100, 50, 50), dtype="f4",
+        dimension_names=("time", "lat", "lon"),
+    )  # fmt: skip
+    assert big.nbytes == 20e9
+    ds = xr.open_zarr(tmp_path / "large.zarr", chunks=None, consolidated=False)
+    found = ds.chunking.suggest(workload=lambda ds: ds.v.mean("time"), max_mem="2GB")
+    assert found.prediction.scaled > 1.5
+    assert found.prediction.reads["v"].decodes == pytest.approx(50 * 20 * 20, rel=0.02)
+    assert found.prediction.nbytes_read == pytest.approx(20e9, rel=0.02)
+
+
+def test_values_that_are_strings_are_carried(tmp_path: Any) -> None:
+    ds = xr.Dataset(
+        {"v": (("t", "x"), np.ones((200, 300))), "names": ("x", np.array(["ab"] * 300))}
+    )
+    ds.to_zarr(tmp_path / "s.zarr", zarr_format=2, consolidated=False)
+    opened = xr.open_zarr(tmp_path / "s.zarr", chunks=None, consolidated=False)
+    found = opened.chunking.suggest(workload=lambda ds: ds.v.where(ds.names != "b").sum("t"))
+    assert set(found.prediction.reads) >= {"v"}
