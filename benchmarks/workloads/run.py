@@ -112,7 +112,8 @@ def run_heap(function: Any, path: str, blocks: dict[str, int]) -> dict[str, Any]
     READS.update(n=0)
     live = {"now": 0, "peak": 0, "tasks": 0}
 
-    def count(key: Any, value: Any, graph: Any, state: Any, worker: Any) -> None:
+    def count(*seen: Any) -> None:
+        state = seen[3]
         live["tasks"] += 1
         roots = {}
         if live["tasks"] % 10 == 0 or len(state["cache"]) < 300:
@@ -218,10 +219,9 @@ def run(kind: str, workload: str, chunks: str, path: Path) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """Show predictions beside measurements."""
-    lines = [
-        f"{'workload':12s}{'chunks':8s}{'tasks':>13s}{'decodes':>13s}{'live':>12s}{'heap':>14s}"
-        f"{'off':>6s}{'rss':>6s}{'off':>6s}{'worker':>13s}{'off':>6s}{'moved':>12s}"
-    ]
+    head = f"{'workload':12s}{'chunks':8s}{'tasks':>13s}{'decodes':>13s}{'live':>12s}{'heap':>14s}"
+    head += f"{'off':>6s}{'rss':>6s}{'off':>6s}{'worker':>13s}{'off':>6s}{'moved':>12s}"
+    lines = [head]
     for name, c in found.items():
         if not all(k in c and "error" not in c[k] for k in ("predict", "heap")):
             lines.append(f"{name}: {c}"[:160])
@@ -247,9 +247,10 @@ def off(predicted: float, measured: float | None) -> str:
 
 def summary(found: dict[str, Any]) -> str:
     """The figures that are asked for."""
-    good = {
-        n: c for n, c in found.items() if all("error" not in c.get(k, {"error": 1}) for k in KINDS)
-    }
+    def has(c: dict[str, Any], *kinds: str) -> bool:
+        return all("error" not in c.get(k, {"error": ""}) for k in kinds)
+
+    good = {n: c for n, c in found.items() if has(c, "predict", "heap", "rss")}
     lines = [f"{len(good)} cells of {len(found)}"]
     same = sum(
         c["predict"]["tasks"] == c["heap"]["tasks"]
@@ -276,6 +277,7 @@ def summary(found: dict[str, Any]) -> str:
     worker = {
         n: (c["predict"]["cluster"]["worker_heap"], c["cluster"]["fullest"])
         for n, c in good.items()
+        if has(c, "cluster")
     }
     within("heap", heap, (0.15, 0.30))
     within("rss", rss, (0.15, 0.30))

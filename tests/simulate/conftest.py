@@ -23,7 +23,7 @@ class Watching(WrapperStore):  # type: ignore[type-arg]
     """Counts the chunks of data that are asked for, by either of zarr's ways."""
 
     def _count(self, key: str) -> None:
-        name = key.split("/")[0]
+        name = key.split("/", maxsplit=1)[0]
         if "/c/" in key and name not in ("time", "lat", "lon"):
             READS[name] = READS.get(name, 0) + 1
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from xchunk.core.cost import Rates
 from xchunk.simulate._dask import Graph
-from xchunk.simulate.replay import Step, on_threads, on_workers
+from xchunk.simulate.cluster import on_workers
+from xchunk.simulate.replay import Step, on_threads
 from xchunk.simulate.values import arrays_in, root_of
 from xchunk.simulate.walk import walk
 
@@ -51,7 +52,7 @@ def test_constants_are_there_from_the_start() -> None:
 
 
 def test_workers_share_and_send() -> None:
-    leaves = [Step((), 10, (), 10, 1.0, i) for i in range(4)]
+    leaves = [Step((), 10, (), 10, 1.0, i, size=10) for i in range(4)]
     total = Step((0, 1, 2, 3), 1, (), 1, 1.0, 4, True)
     found = on_workers([*leaves, total], 2, 1, {})
     assert found.moved == 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import dask.array as da
@@ -55,28 +55,27 @@ def lazy_graph(lazy: Any, *, gather: bool | None = None) -> tuple[Graph, int]:
 
 
 def dask_arrays(lazy: Any) -> Iterator[da.Array]:
-    """The dask arrays of a result."""
+    """Find the dask arrays of a result."""
     if isinstance(lazy, da.Array):
         yield lazy
     elif isinstance(lazy, xr.Variable):
         if lazy.chunks is not None and isinstance(lazy.data, da.Array):
             yield lazy.data
-    elif isinstance(lazy, xr.DataArray):
-        yield from dask_arrays(lazy.variable)
-        for coord in lazy.coords.values():
-            yield from dask_arrays(coord.variable)
-    elif isinstance(lazy, xr.Dataset):
-        for variable in lazy.variables.values():
-            yield from dask_arrays(variable)
-    elif isinstance(lazy, xr.DataTree):
-        for node in lazy.subtree:
-            yield from dask_arrays(node.to_dataset(inherit=False))
-    elif isinstance(lazy, dict):
-        for each in lazy.values():
-            yield from dask_arrays(each)
-    elif isinstance(lazy, list | tuple):
-        for each in lazy:
-            yield from dask_arrays(each)
+    else:
+        for part in _parts(lazy):
+            yield from dask_arrays(part)
+
+
+def _parts(lazy: Any) -> Iterable[Any]:
+    if isinstance(lazy, xr.DataArray):
+        return [lazy.variable, *(c.variable for c in lazy.coords.values())]
+    if isinstance(lazy, xr.Dataset):
+        return list(lazy.variables.values())
+    if isinstance(lazy, xr.DataTree):
+        return [node.to_dataset(inherit=False) for node in lazy.subtree]
+    if isinstance(lazy, dict):
+        return list(lazy.values())
+    return lazy if isinstance(lazy, list | tuple) else ()
 
 
 def _nbytes(array: da.Array) -> int:

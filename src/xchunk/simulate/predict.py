@@ -9,8 +9,9 @@ from xchunk.core.cost import Rates
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.workload import Prediction
 from xchunk.simulate._dask import Graph, SimulationError
+from xchunk.simulate.cluster import on_workers
 from xchunk.simulate.lazy import lazy_graph
-from xchunk.simulate.replay import on_threads, on_workers
+from xchunk.simulate.replay import on_threads
 from xchunk.simulate.walk import Walked, walk
 
 __all__ = ["Effort", "Prediction", "predict", "predict_graph", "predict_walked"]

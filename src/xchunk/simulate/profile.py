@@ -19,7 +19,6 @@ import numpy as np
 from xchunk.core.passes import item_nbytes
 from xchunk.simulate._dask import Key, TaskNode
 from xchunk.simulate.signature import Signature
-from xchunk.simulate.standin import StandIn
 from xchunk.simulate.values import Hole, Value, arrays_in, filled, root_of, value_of
 
 __all__ = ["Profile", "Profiler"]

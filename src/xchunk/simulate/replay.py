@@ -4,20 +4,17 @@ dask's local scheduler is replayed exactly but for time: ready tasks are a stack
 that a finished one sets free are pushed in dask's order, and a result is let go with the last
 task that needs it. At any moment the memory holds the results that are alive, each buffer
 once however many views there are of it, and the peaks of the tasks that run.
-
-Distributed workers are replayed by the scheduler's main rules: tasks without inputs go to
-whoever is free, others to where it costs least to bring their inputs.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from xchunk.simulate._dask import Key
 
-__all__ = ["Cluster", "Local", "Step", "on_threads", "on_workers"]
+__all__ = ["Local", "Memory", "Step", "dependents_of", "on_threads"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,8 @@ class Step:
     """Its place in dask's order."""
     kept: bool = False
     """Whether its result is asked for."""
+    size: int = 0
+    """Bytes of its result as another process would be sent it, views and all."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +51,7 @@ class Local:
     """Seconds from the first task to the last."""
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """What the replay on workers finds."""
-
-    heap: int
-    """Bytes of the worker that holds most, at the most."""
-    moved: int
-    """Bytes that go from one worker to another."""
-    seconds: float
-    """Seconds from the first task to the last."""
-
-
-class _Memory:
+class Memory:
     """Buffers that are alive, each once."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
@@ -74,7 +61,7 @@ class _Memory:
         self._held: dict[int, frozenset[int]] = {}
 
     def buffers(self, i: int, known: dict[int, frozenset[int]]) -> frozenset[int]:
-        """The tasks whose own bytes a result keeps alive."""
+        """Find the tasks whose own bytes a result keeps alive."""
         step = self.steps[i]
         out = frozenset((i,)) if step.own else frozenset()
         for v in step.views:
@@ -82,6 +69,7 @@ class _Memory:
         return out
 
     def hold(self, i: int, buffers: frozenset[int]) -> None:
+        """Take a result."""
         if i in self._held:
             return
         self._held[i] = buffers
@@ -92,6 +80,7 @@ class _Memory:
                 self.now += self.steps[b].own
 
     def release(self, i: int) -> None:
+        """Let a result go; its bytes go with the last result that shows them."""
         for b in self._held.pop(i, ()):
             self._holders[b] -= 1
             if not self._holders[b]:
@@ -99,7 +88,8 @@ class _Memory:
                 self.now -= self.steps[b].own
 
 
-def _dependents(steps: Sequence[Step]) -> list[list[int]]:
+def dependents_of(steps: Sequence[Step]) -> list[list[int]]:
+    """List the tasks that take each task's result, the last in dask's order first."""
     out: list[list[int]] = [[] for _ in steps]
     for i, step in enumerate(steps):
         for d in step.deps:
@@ -121,12 +111,12 @@ def on_threads(steps: Sequence[Step], threads: int, constants: Mapping[int, Key]
     constants : mapping
         Numbers of the steps that are constants: they are there from the start.
     """
-    dependents = _dependents(steps)
+    dependents = dependents_of(steps)
     waiting = [sum(d not in constants for d in s.deps) for s in steps]
     users = [len(d) for d in dependents]
     ready = [i for i, s in enumerate(steps) if not waiting[i] and i not in constants]
     ready.sort(key=lambda i: steps[i].rank, reverse=True)
-    memory = _Memory(steps)
+    memory = Memory(steps)
     known: dict[int, frozenset[int]] = {}
     running: list[tuple[float, int, int]] = []
     clock, live, heap, at_work = 0.0, 0, 0, 0
@@ -151,107 +141,3 @@ def on_threads(steps: Sequence[Step], threads: int, constants: Mapping[int, Key]
                 memory.release(d)
         live = max(live, memory.now)
     return Local(live, heap, clock)
-
-
-@dataclass
-class _Worker:
-    """One worker of a cluster."""
-
-    memory: _Memory
-    queue: list[tuple[int, int]] = field(default_factory=list)
-    running: int = 0
-    at_work: int = 0
-    busy: float = 0.0
-    heap: int = 0
-
-    def look(self) -> None:
-        self.heap = max(self.heap, self.memory.now + self.at_work)
-
-
-#: Bytes a second between workers of one machine, as the scheduler assumes.
-_BANDWIDTH = 1e8
-
-
-def on_workers(
-    steps: Sequence[Step], workers: int, threads: int, constants: Mapping[int, Key]
-) -> Cluster:
-    """Replay a cluster: who runs what, what is sent, and what the fullest worker holds."""
-    dependents = _dependents(steps)
-    waiting = [sum(d not in constants for d in s.deps) for s in steps]
-    users = [len(d) for d in dependents]
-    team = [_Worker(_Memory(steps)) for _ in range(workers)]
-    known: dict[int, frozenset[int]] = {}
-    sizes: dict[int, int] = {}
-    places: dict[int, set[int]] = {}
-    roots: list[tuple[int, int]] = []
-    events: list[tuple[float, int, int, int]] = []
-    clock, moved = 0.0, 0
-
-    def place(i: int) -> None:
-        """Give a task to the worker that can begin it first."""
-        deps = [d for d in steps[i].deps if d not in constants]
-        if not deps:
-            heapq.heappush(roots, (steps[i].rank, i))
-            return
-        holders = set().union(*(places[d] for d in deps))
-
-        def cost(w: int) -> tuple[float, int]:
-            bring = sum(sizes[d] for d in deps if w not in places[d])
-            return team[w].busy / threads + bring / _BANDWIDTH, team[w].memory.now
-
-        w = min(sorted(holders), key=cost)
-        heapq.heappush(team[w].queue, (steps[i].rank, i))
-        team[w].busy += steps[i].seconds
-
-    def start(w: int) -> None:
-        nonlocal moved
-        worker = team[w]
-        while worker.running < threads and (worker.queue or roots):
-            if worker.queue and (not roots or worker.queue[0] < roots[0]):
-                _, i = heapq.heappop(worker.queue)
-            else:
-                _, i = heapq.heappop(roots)
-                worker.busy += steps[i].seconds
-            wait = 0.0
-            for d in steps[i].deps:
-                if d not in constants and w not in places[d]:
-                    # a copy is whole, whatever it was a view of
-                    moved += sizes[d]
-                    wait += sizes[d] / _BANDWIDTH
-                    places[d].add(w)
-                    worker.memory.hold(d, known[d])
-            worker.running += 1
-            worker.at_work += steps[i].peak
-            worker.look()
-            heapq.heappush(events, (clock + wait + steps[i].seconds, steps[i].rank, w, i))
-
-    for i in range(len(steps)):
-        if not waiting[i] and i not in constants:
-            place(i)
-    while True:
-        for w in sorted(range(workers), key=lambda w: team[w].running):
-            start(w)
-        if not events:
-            break
-        clock, _, w, i = heapq.heappop(events)
-        worker = team[w]
-        worker.running -= 1
-        worker.at_work -= steps[i].peak
-        worker.busy -= steps[i].seconds
-        known[i] = worker.memory.buffers(i, known)
-        sizes[i] = steps[i].own + sum(sizes.get(v, 0) for v in steps[i].views)
-        places[i] = {w}
-        worker.memory.hold(i, known[i])
-        worker.look()
-        for j in reversed(dependents[i]):
-            waiting[j] -= 1
-            if not waiting[j]:
-                place(j)
-        done = [d for d in steps[i].deps if d not in constants]
-        for d in steps[i].deps:
-            users[d] -= 1
-        for d in [*done, i]:
-            if not users[d] and not steps[d].kept:
-                for other in places[d]:
-                    team[other].memory.release(d)
-    return Cluster(max((w.heap for w in team), default=0), moved, clock)

@@ -86,7 +86,7 @@ class Source:
                 full = f"{path}/{name}" if path else str(name)
                 if full in movable:
                     own = chunks.get(full, {})
-                    changed[name] = self._stand_in(movable[full], variable, own, shape, small)
+                    changed[name] = self._stand_in(movable[full], variable, own, shape)
             coords = {n: v for n, v in changed.items() if n in ds.coords}
             # the sizes of all variables change together, so the old ones go first
             bare = small.drop_vars(list(changed))
@@ -102,7 +102,6 @@ class Source:
         variable: xr.Variable,
         own: Mapping[str, DimChunk],
         shape: Shape,
-        small: xr.Dataset,
     ) -> xr.Variable:
         blocks = tuple(
             _cut(Axis.of(n, _whole(own.get(d, -1), n)), d, shape)

@@ -93,7 +93,7 @@ def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
         if isinstance(node, AliasNode):
             target = numbers[node.target]
             values[key] = values[node.target]
-            steps.append(Step((target,), 0, (target,), 0, _LEAST, rank, kept))
+            steps.append(Step((target,), 0, (target,), 0, _LEAST, rank, kept, values[key].nbytes))
             continue
         if not isinstance(node, TaskNode):
             raise SimulationError(f"the graph has a {type(node).__name__}, which is not known")
@@ -115,6 +115,7 @@ def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
                 max(_LEAST, profile.seconds) + _reading(signature.reads, rates),
                 rank,
                 kept,
+                profile.value.nbytes,
             )
         )
     notes = []

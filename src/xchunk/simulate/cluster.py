@@ -1,0 +1,174 @@
+"""Running a graph on paper on the workers of a cluster.
+
+The scheduler's main rules are followed: tasks without inputs go to whoever is free, in dask's
+order, and others to where it costs least to bring their inputs. What the scheduler measures
+while it runs is not known beforehand, so that this is coarser than the replay on threads.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from xchunk.simulate._dask import Key
+from xchunk.simulate.replay import Memory, Step, dependents_of
+
+__all__ = ["Cluster", "on_workers"]
+
+#: Bytes a second between workers, as the scheduler assumes.
+_BANDWIDTH = 1e8
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the replay on workers finds."""
+
+    heap: int
+    """Bytes of the worker that holds most, at the most."""
+    moved: int
+    """Bytes that go from one worker to another."""
+    seconds: float
+    """Seconds from the first task to the last."""
+
+
+@dataclass
+class _Worker:
+    """One worker."""
+
+    memory: Memory
+    queue: list[tuple[int, int]] = field(default_factory=list)
+    running: int = 0
+    at_work: int = 0
+    busy: float = 0.0
+    heap: int = 0
+
+    def look(self) -> None:
+        self.heap = max(self.heap, self.memory.now + self.at_work)
+
+
+def on_workers(
+    steps: Sequence[Step], workers: int, threads: int, constants: Mapping[int, Key]
+) -> Cluster:
+    """Replay a cluster.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        The tasks.
+    workers, threads : int
+        Workers, and tasks that each of them runs at once.
+    constants : mapping
+        Numbers of the steps that are constants; they travel with the tasks.
+
+    Returns
+    -------
+    Cluster
+        What the fullest worker holds, and what is sent.
+    """
+    team = _Team(steps, workers, threads, constants)
+    clock = team.run()
+    return Cluster(max(w.heap for w in team.workers), team.moved, clock)
+
+
+class _Team:
+    """The workers, and the scheduler's book of what is where."""
+
+    def __init__(
+        self, steps: Sequence[Step], workers: int, threads: int, constants: Mapping[int, Key]
+    ) -> None:
+        self.steps, self.threads = steps, threads
+        self.deps = [tuple(d for d in s.deps if d not in constants) for s in steps]
+        self.tasks = [i for i in range(len(steps)) if i not in constants]
+        self.dependents = dependents_of(steps)
+        self.waiting = [len(d) for d in self.deps]
+        self.users = [len(d) for d in self.dependents]
+        self.workers = [_Worker(Memory(steps)) for _ in range(workers)]
+        self.known: dict[int, frozenset[int]] = {}
+        self.sizes: dict[int, int] = {}
+        self.places: dict[int, set[int]] = {}
+        self.roots: list[tuple[int, int]] = []
+        self.events: list[tuple[float, int, int, int]] = []
+        self.moved = 0
+
+    def run(self) -> float:
+        """Run everything; the seconds that it takes."""
+        clock = 0.0
+        for i in self.tasks:
+            if not self.waiting[i]:
+                self.place(i)
+        while True:
+            for w in sorted(range(len(self.workers)), key=lambda w: self.workers[w].running):
+                self.start(w, clock)
+            if not self.events:
+                return clock
+            clock, _, w, i = heapq.heappop(self.events)
+            self.finish(w, i)
+
+    def place(self, i: int) -> None:
+        """Give a task to the worker that can begin it first."""
+        deps = self.deps[i]
+        if not deps:
+            heapq.heappush(self.roots, (self.steps[i].rank, i))
+            return
+        holders: set[int] = set()
+        for d in deps:
+            holders |= self.places[d]
+
+        def cost(w: int) -> tuple[float, int]:
+            bring = sum(self.sizes[d] for d in deps if w not in self.places[d])
+            worker = self.workers[w]
+            return worker.busy / self.threads + bring / _BANDWIDTH, worker.memory.now
+
+        best = self.workers[min(sorted(holders), key=cost)]
+        heapq.heappush(best.queue, (self.steps[i].rank, i))
+        best.busy += self.steps[i].seconds
+
+    def start(self, w: int, clock: float) -> None:
+        """Begin what a worker has threads for."""
+        worker = self.workers[w]
+        while worker.running < self.threads and (worker.queue or self.roots):
+            if worker.queue and (not self.roots or worker.queue[0] < self.roots[0]):
+                _, i = heapq.heappop(worker.queue)
+            else:
+                _, i = heapq.heappop(self.roots)
+                worker.busy += self.steps[i].seconds
+            wait = self.bring(w, i)
+            worker.running += 1
+            worker.at_work += self.steps[i].peak
+            worker.look()
+            end = clock + wait + self.steps[i].seconds
+            heapq.heappush(self.events, (end, self.steps[i].rank, w, i))
+
+    def bring(self, w: int, i: int) -> float:
+        """Send a worker the inputs that it lacks; the seconds that it takes."""
+        sent = 0
+        for d in self.deps[i]:
+            if w not in self.places[d]:
+                sent += self.sizes[d]
+                self.places[d].add(w)
+                self.workers[w].memory.hold(d, self.known[d])
+        self.moved += sent
+        return sent / _BANDWIDTH
+
+    def finish(self, w: int, i: int) -> None:
+        """Note a result, set free what waits for it, and let go what nobody needs."""
+        worker, step = self.workers[w], self.steps[i]
+        worker.running -= 1
+        worker.at_work -= step.peak
+        worker.busy -= step.seconds
+        self.known[i] = worker.memory.buffers(i, self.known)
+        self.sizes[i] = step.size
+        self.places[i] = {w}
+        worker.memory.hold(i, self.known[i])
+        worker.look()
+        for j in reversed(self.dependents[i]):
+            self.waiting[j] -= 1
+            if not self.waiting[j]:
+                self.place(j)
+        for d in self.deps[i]:
+            self.users[d] -= 1
+        for d in (*self.deps[i], i):
+            if not self.users[d] and not self.steps[d].kept:
+                for other in self.places[d]:
+                    self.workers[other].memory.release(d)
