@@ -1,16 +1,20 @@
 """Running a graph on paper on the workers of a cluster.
 
-The scheduler's main rules are followed: tasks without inputs go to whoever is free, in dask's
-order, and others to where it costs least to bring their inputs. What the scheduler measures
-while it runs is not known beforehand, so that this is coarser than the replay on threads.
+The scheduler's main rules are followed: tasks without inputs go to whoever has room, in dask's
+order, one or more for each thread and a tenth more; others go to where it costs least to bring
+their inputs. A worker goes on with what it has been given before it hears what its last result
+set free. What the scheduler measures while it runs is not known beforehand, so that this is
+coarser than the replay on threads.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from xchunk.core.passes import SATURATION
 from xchunk.simulate._dask import Key
 from xchunk.simulate.replay import Memory, Step, dependents_of
 
@@ -42,6 +46,10 @@ class _Worker:
     at_work: int = 0
     busy: float = 0.0
     heap: int = 0
+
+    @property
+    def given(self) -> int:
+        return len(self.queue) + self.running
 
     def look(self) -> None:
         self.heap = max(self.heap, self.memory.now + self.at_work)
@@ -98,12 +106,27 @@ class _Team:
             if not self.waiting[i]:
                 self.place(i)
         while True:
-            for w in sorted(range(len(self.workers)), key=lambda w: self.workers[w].running):
+            self.hand_out()
+            for w in range(len(self.workers)):
                 self.start(w, clock)
             if not self.events:
                 return clock
             clock, _, w, i = heapq.heappop(self.events)
-            self.finish(w, i)
+            self.take(w, i)
+            self.start(w, clock)
+            self.finish(i)
+
+    def hand_out(self) -> None:
+        """Give tasks without inputs to the workers with the most room."""
+        room = math.ceil(SATURATION * self.threads)
+        while self.roots:
+            w = min(range(len(self.workers)), key=lambda w: self.workers[w].given)
+            worker = self.workers[w]
+            if worker.given >= room:
+                return
+            _, i = found = heapq.heappop(self.roots)
+            heapq.heappush(worker.queue, found)
+            worker.busy += self.steps[i].seconds
 
     def place(self, i: int) -> None:
         """Give a task to the worker that can begin it first."""
@@ -127,12 +150,8 @@ class _Team:
     def start(self, w: int, clock: float) -> None:
         """Begin what a worker has threads for."""
         worker = self.workers[w]
-        while worker.running < self.threads and (worker.queue or self.roots):
-            if worker.queue and (not self.roots or worker.queue[0] < self.roots[0]):
-                _, i = heapq.heappop(worker.queue)
-            else:
-                _, i = heapq.heappop(self.roots)
-                worker.busy += self.steps[i].seconds
+        while worker.running < self.threads and worker.queue:
+            _, i = heapq.heappop(worker.queue)
             wait = self.bring(w, i)
             worker.running += 1
             worker.at_work += self.steps[i].peak
@@ -151,8 +170,8 @@ class _Team:
         self.moved += sent
         return sent / _BANDWIDTH
 
-    def finish(self, w: int, i: int) -> None:
-        """Note a result, set free what waits for it, and let go what nobody needs."""
+    def take(self, w: int, i: int) -> None:
+        """Keep the result of a task that has ended."""
         worker, step = self.workers[w], self.steps[i]
         worker.running -= 1
         worker.at_work -= step.peak
@@ -162,6 +181,9 @@ class _Team:
         self.places[i] = {w}
         worker.memory.hold(i, self.known[i])
         worker.look()
+
+    def finish(self, i: int) -> None:
+        """Set free what waits for a result, and let go what nobody needs."""
         for j in reversed(self.dependents[i]):
             self.waiting[j] -= 1
             if not self.waiting[j]:
