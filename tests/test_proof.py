@@ -68,6 +68,10 @@ def test_a_path_is_opened(source: xr.Dataset, target: Path, tmp_path: Path) -> N
 
 
 def test_missing_but_empty_is_no_fault(source: xr.Dataset, target: Path) -> None:
+    if (target / ".zgroup").exists():
+        # a fill value in format 2 is one to xarray too, so that the source's is not handed on
+        assert xchunk.verify(source, target)
+        return
     # the rows from 4 on hold nothing but the fill, so that their chunks were never written
     assert not chunk(target, 1, 0).exists()
     assert xchunk.verify(source, target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from xchunk.errors import (
     ResumeMismatchError,
     SourceError,
     StageFailedError,
-    XchunkError,
+    XchunkWarning,
 )
 from xchunk.jobs import (
     Wishes,
@@ -43,7 +44,14 @@ from xchunk.storage.lease import lease
 from xchunk.storage.owned import forget, is_safe_path, sweep_partials
 from xchunk.storage.refs import FileRef, ZarrRef
 from xchunk.storage.site import Site, state_of
-from xchunk.storage.stores import describe, local_path, open_store, refuse_overlap
+from xchunk.storage.stores import (
+    describe,
+    is_fault_of_store,
+    local_path,
+    open_store,
+    reaching,
+    refuse_overlap,
+)
 from xchunk.storage.target import (
     TargetArray,
     TargetMetadata,
@@ -109,7 +117,8 @@ class Rechunk:
         site = self.site
         path = local_path(site.store)
         existed = path is None or path.exists()
-        home = site.occupy()
+        with reaching(site.store):
+            home = site.occupy()
         with lease(home) as held:
             began = False
             try:
@@ -125,16 +134,28 @@ class Rechunk:
                 if not began and not self._has_boxes():
                     with suppress(Exception):
                         site.abandon(home, self.header, existed=existed)
-                    if isinstance(error, OSError) and not isinstance(error, XchunkError):
+                    if is_fault_of_store(error):
                         raise SourceError(f"{_failed(error)} Nothing was copied.") from error
                     raise
                 _explain(error, site.store)
-                if isinstance(error, OSError) and not isinstance(error, XchunkError):
+                if is_fault_of_store(error):
                     raise StageFailedError(f"{_failed(error)} {_hint(site.store)}") from error
                 raise
-            Workspace(final).clear()
-            held.retire()
-            site.leave(home)
+            try:
+                # from here on the journal cannot tell any more whose this is
+                Workspace(final).create(target=self.plan.target, committed=self.header.digest)
+                Workspace(final).clear()
+                held.retire()
+                site.leave(home)
+            except Exception as error:
+                if not is_fault_of_store(error):
+                    raise
+                warnings.warn(
+                    f"{describe(final)} is complete, but scratch data could not be deleted "
+                    f"({error}). 'xchunk clean {describe(final)} --delete' tries again.",
+                    XchunkWarning,
+                    stacklevel=2,
+                )
         return final
 
     def _begin(self, store: Store) -> list[Chain]:
@@ -197,7 +218,6 @@ class Rechunk:
     def _commit(self, store: Store) -> None:
         sweep_partials(store, [c.assembled.path for c in self.copies])
         commit(store, self.metadata)
-        Workspace(store).create(target=self.plan.target, committed=self.header.digest)
 
     def _chain(
         self,
@@ -261,7 +281,7 @@ def _hint(store: Store) -> str:
     )
 
 
-def _failed(error: OSError) -> str:
+def _failed(error: BaseException) -> str:
     return f"the target could not be written: {type(error).__name__}: {error}."
 
 
@@ -332,7 +352,8 @@ def bind(
     if shards and zarr_format == 2:
         raise EncodingError("zarr format 2 has no shards. Give zarr_format=3, or leave shards out.")
     site = Site(open_store(store, storage_options=storage_options), overwrite=overwrite)
-    site.check()
+    with reaching(site.store):
+        site.check()
     report = read_layouts(groups)
     wishes = Wishes(
         what=what,
@@ -360,15 +381,17 @@ def bind(
     copies.sort(key=lambda c: c.plan.nbytes)
     _refuse_odd_paths(copies)
     header = header_of([(c.target, c.plan) for c in copies], metadata, budget)
-    refuse_other(site, header.digest)
-    if resume and state_of(site.working) == "unfinished":
-        notes += compare(Journal(site.working), header).note()
+    with reaching(site.store):
+        refuse_other(site, header.digest)
+        if resume and state_of(site.working) == "unfinished":
+            notes += compare(Journal(site.working), header).note()
+        notes += site.notes()
     plan = RechunkPlan(
         arrays=tuple(c.plan for c in copies),
         budget=budget,
         rates=rates,
         target=describe(site.store),
-        notes=(*notes, *site.notes()),
+        notes=tuple(notes),
     )
     return Rechunk(plan, site, tuple(copies), metadata, header, allowed or budget, resume)
 

@@ -15,7 +15,7 @@ from xchunk.errors import ResumeMismatchError, TargetExistsError
 from xchunk.storage.fingerprint import source_facts
 from xchunk.storage.journal import Facts, Header, Journal, committed_digest, differences
 from xchunk.storage.site import Site, state_of
-from xchunk.storage.stores import describe, open_store
+from xchunk.storage.stores import describe, open_store, reaching
 from xchunk.storage.target import TargetArray, TargetMetadata
 from xchunk.storage.workspace import Workspace
 
@@ -104,12 +104,13 @@ def planning_budget(
     one, and nothing of what is written could be used.
     """
     site = Site(open_store(where, storage_options=storage_options), overwrite=overwrite)
-    if Workspace(site.working).read_marker() is None:
-        return budget
-    try:
-        header = Journal(site.working).read()
-    except ResumeMismatchError:
-        return budget
+    with reaching(site.store):
+        if Workspace(site.working).read_marker() is None:
+            return budget
+        try:
+            header = Journal(site.working).read()
+        except ResumeMismatchError:
+            return budget
     if header is None:
         return budget
     found = dict(header.budget)

@@ -9,9 +9,11 @@ from typing import Any, Protocol
 import xarray as xr
 
 from xchunk.core.suggest import Suggestion
+from xchunk.errors import SourceError
 from xchunk.rechunk import Rechunk
 from xchunk.reopen import reopen
 from xchunk.storage.chunk_cache import small_chunk_caches
+from xchunk.storage.stores import describe, is_fault_of_store
 
 __all__ = ["ProgressLike", "run_rechunk"]
 
@@ -59,7 +61,14 @@ def run_rechunk(
         from xchunk.proof import prove
 
         prove(groups, store, budget=rechunk.plan.budget)
-    return reopen(store, groups, _dask_chunks(rechunk, what))
+    try:
+        return reopen(store, groups, _dask_chunks(rechunk, what))
+    except Exception as error:
+        if not is_fault_of_store(error):
+            raise
+        raise SourceError(
+            f"{describe(store)} is written and complete, but cannot be opened: {error}"
+        ) from error
 
 
 def _dask_chunks(rechunk: Rechunk, what: Any) -> dict[str, dict[str, Any]]:

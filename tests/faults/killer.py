@@ -1,9 +1,10 @@
 """Rechunks that are killed: a process that forks runs, each of which kills itself somewhere.
 
-Started as a script with a job on its standard input; prints what it found as JSON. It imports
-and warms up everything once, so that a fork costs milliseconds; dask's threads start in the
-forks only, and zarr starts its own anew in each. A run counts what it does to the file system below the target (Python's audit events), and sends itself SIGKILL at
-the event that it was given, or is killed after a time.
+Started as a script with a job on its standard input; writes what it found to its standard
+output as JSON. It imports and warms up everything once, so that a fork costs milliseconds;
+dask's threads start in the forks only, and zarr starts its own anew in each. A run counts what
+it does to the file system below the target (Python's audit events), and sends itself SIGKILL
+at the event that it was given.
 """
 
 from __future__ import annotations
@@ -72,8 +73,7 @@ class Run:
             try:
                 ds = xr.open_zarr(self.source)
                 ds.chunking.apply(store=self.target, progress=False, **self.call)
-            except xchunk.TargetExistsError as error:
-                print(error, file=sys.stderr)
+            except xchunk.TargetExistsError:
                 return EXISTS
         self.phase.write_text(f"over {self._seen}")
         return 0
@@ -173,7 +173,7 @@ def restore(run: Run, old: str | None) -> None:
 def expect(condition: bool, said: str, **facts: Any) -> None:
     """Stop with what was found, where it is not what must hold."""
     if not condition:
-        print(json.dumps({"failed": said, **facts}))
+        sys.stdout.write(json.dumps({"failed": said, **facts}))
         sys.exit(1)
 
 
@@ -204,7 +204,7 @@ def main(job: dict[str, Any]) -> None:
                 expect(code in (0, EXISTS), "a run that was not killed", at=at, code=code)
                 break
             counts["kills"] += 1
-            phase = run.phase.read_text().split(" of ")[0] if run.phase.exists() else "planning"
+            phase = (run.phase.read_text() or "unknown").split(" of ")[0]
             phases[phase] = phases.get(phase, 0) + 1
             before = run.noted()
             counts["kept"] += len(before)
@@ -225,12 +225,9 @@ def main(job: dict[str, Any]) -> None:
         left = sorted(p.name for p in run.target.parent.iterdir() if p.is_dir())
         expect(left == [run.target.name], "something is left behind", at=at, left=left)
         expect(run.readable() == 0, "the target differs from its source", at=at)
-    seconds = round(time.monotonic() - started, 1)
-    print(
-        json.dumps(
-            {**counts, "phases": phases, "events": events, "boxes": boxes, "seconds": seconds}
-        )
-    )
+    found = {**counts, "phases": phases, "events": events, "boxes": boxes}
+    found["seconds"] = round(time.monotonic() - started, 1)
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == "__main__":

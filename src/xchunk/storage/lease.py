@@ -24,7 +24,7 @@ from typing import Any
 from zarr.abc.store import Store
 
 from xchunk.errors import StageFailedError, TargetExistsError
-from xchunk.storage.stores import describe
+from xchunk.storage.stores import describe, reaching
 from xchunk.storage.workspace import PREFIX
 from xchunk.storage.zarr_io import delete_keys, get_key, has_key, list_prefix, put_key
 
@@ -164,7 +164,13 @@ def lease(store: Store) -> Iterator[Lease]:
         If a run that is alive holds it.
     """
     held = Lease(store)
-    held.take()
+    try:
+        with reaching(store):
+            held.take()
+    except BaseException:
+        with suppress(Exception):
+            held.release()
+        raise
     try:
         yield held
     finally:

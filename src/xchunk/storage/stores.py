@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
-from xchunk.errors import SourceError, TargetExistsError
+from xchunk.errors import SourceError, TargetExistsError, XchunkError
 from xchunk.storage.zarr_io import get_key, holds_any
 
 __all__ = [
     "StoreLike",
     "describe",
+    "is_fault_of_store",
     "is_zarr",
     "local_path",
     "open_store",
     "overlaps",
+    "reaching",
     "refuse_overlap",
 ]
 
 StoreLike = Any
 
-_ROOT_KEYS = ("zarr.json", ".zgroup", ".zarray", ".zmetadata")
+# not .zmetadata: it is written before .zgroup, without which readers find no store
+_ROOT_KEYS = ("zarr.json", ".zgroup", ".zarray")
 
 
 def open_store(
@@ -129,6 +133,33 @@ def overlaps(a: StoreLike, b: StoreLike) -> bool:
         root_a, root_b = (s.path.strip("/") + "/" for s in (a, b))
         return root_a.startswith(root_b) or root_b.startswith(root_a)
     return isinstance(a, Store) and a == b
+
+
+def is_fault_of_store(error: BaseException) -> bool:
+    """Tell whether an error is a store's, each of which has errors of its own, and not ours."""
+    ours = (XchunkError, TypeError, AttributeError, NameError, NotImplementedError)
+    return isinstance(error, Exception) and not isinstance(error, ours)
+
+
+@contextmanager
+def reaching(store: StoreLike) -> Iterator[None]:
+    """Turn what a store raises into one of our errors; nothing was written yet.
+
+    Raises
+    ------
+    SourceError
+        If the store cannot be reached.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_fault_of_store(error):
+            said = " ".join(str(error).split())
+            raise SourceError(
+                f"{describe(store)} cannot be reached: {type(error).__name__}: {said}. Nothing "
+                "was written. Check the place and the rights to it, and call again."
+            ) from error
+        raise
 
 
 def refuse_overlap(source: StoreLike, target: StoreLike, name: str) -> None:
