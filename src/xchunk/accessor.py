@@ -17,6 +17,7 @@ from xchunk.errors import InvalidChunksError
 if TYPE_CHECKING:
     from xchunk.core.cost import Rates
     from xchunk.core.findings import CheckReport
+    from xchunk.core.measured import MeasuredRates
     from xchunk.core.memory import MemoryBudget
     from xchunk.core.plan import Limits, RechunkPlan
     from xchunk.core.suggest import Suggestion
@@ -229,6 +230,36 @@ class ChunkingAccessor(Generic[T]):
             storage_options=storage_options,
         )
         return shown(found)
+
+    def probe(
+        self, variable: str | None = None, *, max_bytes: ByteSize = "256MB", seconds: float = 1.0
+    ) -> MeasuredRates:
+        """Measure how fast the store, its codec and a target's codec are, in about a second.
+
+        A few stored chunks are read and decoded, by one thread and by two, and encoded in
+        memory; nothing is written. The result goes into ``suggest``, ``plan`` and ``apply`` as
+        ``rates=``, and says in words whether it is the store, the codec or a lock.
+
+        Parameters
+        ----------
+        variable : str, optional
+            The variable that is read; the largest that is stored by default.
+        max_bytes : int or str
+            Bytes that are read and encoded at the most, decoded.
+        seconds : float
+            Seconds after which no further sample is taken.
+
+        Raises
+        ------
+        InvalidChunksError
+            If there is no such variable, or none of its chunks may be read.
+        SourceError
+            If nothing is stored, or it cannot be read.
+        """
+        from xchunk.diagnose.probe import probe
+        from xchunk.formatting import shown
+
+        return shown(probe(self._groups(), variable=variable, max_bytes=max_bytes, seconds=seconds))
 
     def plan(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from xchunk.core.grid import ceildiv
 
@@ -73,7 +74,7 @@ class Rates:
             scratch_read=1 / (1 / self.scratch_read + extra),
         )
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the rates as JSON types."""
         return asdict(self)
 

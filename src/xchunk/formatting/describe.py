@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from xchunk.core.findings import CheckReport, Severity
 from xchunk.core.grid import Grid
 from xchunk.core.layout import ArrayLayout
+from xchunk.core.measured import MeasuredRates
 from xchunk.core.memory import PAUSE, SPILL, TARGET, TERMINATE, MemoryBudget
 from xchunk.core.plan import ArrayPlan, Stage
 from xchunk.core.suggest import VariableSuggestion
@@ -34,6 +35,7 @@ __all__ = [
     "grouped",
     "is_cut",
     "is_plain",
+    "measured_facts",
     "misfit",
     "plain",
     "shards",
@@ -313,6 +315,20 @@ def check_counts(report: CheckReport) -> str:
     """How many findings there are: ``1 error, 2 warnings``."""
     said = [counted(n, SEVERITY_WORDS[s]) for s, n in report.counts.items() if n]
     return ", ".join(said) or f"nothing found in {counted(report.checked, 'variable')}"
+
+
+def measured_facts(rates: MeasuredRates) -> list[tuple[str, str]]:
+    """The rates of a probe by name."""
+    two = "not measured" if rates.speedup is None else f"{rates.speedup:.2f} times one"
+    coded = bool(rates.codecs)
+    return [
+        ("request", format_seconds(rates.latency)),
+        ("store", f"{format_bytes(rates.bandwidth)}/s"),
+        ("decode", f"{format_bytes(rates.decode)}/s" if coded else "no codec"),
+        ("encode for a target", f"{format_bytes(rates.encode)}/s"),
+        ("two threads read", two),
+        ("stored for each byte", f"{rates.compression:.2f}"),
+    ]
 
 
 def grouped(layouts: Iterable[ArrayLayout]) -> tuple[list[ArrayLayout], list[ArrayLayout]]:

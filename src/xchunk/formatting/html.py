@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from xchunk.core.findings import CheckReport, Finding
 from xchunk.core.layout import ArrayLayout
+from xchunk.core.measured import MeasuredRates
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import ArrayPlan, RechunkPlan
 from xchunk.core.suggest import Suggestion, VariableSuggestion
@@ -22,6 +23,7 @@ __all__ = [
     "bar",
     "check_report",
     "layout_report",
+    "measured_rates",
     "memory_budget",
     "rechunk_plan",
     "suggestion",
@@ -227,3 +229,13 @@ def check_report(report: CheckReport, *, style: bool = True) -> str:
     body += f"<p>… and {left} more, see to_dict().</p>" if left else ""
     facts = [report.source, describe.check_counts(report)]
     return card("xchunk check", facts, body, style=style)
+
+
+def measured_rates(rates: MeasuredRates, *, style: bool = True) -> str:
+    """Show what a probe measured, and what it says."""
+    facts = [
+        f"{rates.variable} ({rates.format})",
+        f"{describe.counted(rates.samples, 'sample')}, {format_bytes(rates.nbytes)}",
+    ]
+    body = pairs(describe.measured_facts(rates)) + f"<p>{esc(rates.why)}</p>"
+    return card("xchunk probe", facts, body, style=style)

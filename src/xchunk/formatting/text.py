@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from xchunk.core.findings import CheckReport, Finding
 from xchunk.core.layout import ArrayLayout
+from xchunk.core.measured import MeasuredRates
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import ArrayPlan, RechunkPlan
 from xchunk.core.suggest import Suggestion, VariableSuggestion
@@ -24,6 +25,7 @@ __all__ = [
     "bar",
     "check_report",
     "layout_report",
+    "measured_rates",
     "memory_budget",
     "rechunk_plan",
     "suggestion",
@@ -260,3 +262,12 @@ def check_report(report: CheckReport) -> str:
         lines += ["", *_finding(found)]
     lines += _more(left, "finding")
     return "\n".join(lines)
+
+
+def measured_rates(rates: MeasuredRates) -> str:
+    """Show what a probe measured, and what it says."""
+    read = f"{describe.counted(rates.samples, 'sample')}, {format_bytes(rates.nbytes)}"
+    lines = [sides(f"xchunk probe of {rates.variable} ({rates.format})", read)]
+    for name, value in describe.measured_facts(rates):
+        lines += wrap(value, 26, f"    {name}")
+    return "\n".join([*lines, "", *wrap(rates.why, 2)])
