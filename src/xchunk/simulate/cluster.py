@@ -23,6 +23,13 @@ __all__ = ["Cluster", "on_workers"]
 #: Bytes a second between workers, as the scheduler assumes.
 _BANDWIDTH = 1e8
 
+#: Seconds that it takes a task of a kind not seen yet to run (``unknown-task-duration``), and
+#: those that asking for one takes, as it assumes too.
+_UNKNOWN, _LATENCY = 0.5, 0.1
+
+#: How many times as long as a task runs its inputs may take to come, for it to be stolen.
+_DEAREST = 100
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -87,6 +94,7 @@ class _Team:
     ) -> None:
         self.steps, self.threads = steps, threads
         self.deps = [tuple(d for d in s.deps if d not in constants) for s in steps]
+        self.constants = [tuple(d for d in s.deps if d in constants) for s in steps]
         self.tasks = [i for i in range(len(steps)) if i not in constants]
         self.dependents = dependents_of(steps)
         self.waiting = [len(d) for d in self.deps]
@@ -98,6 +106,11 @@ class _Team:
         self.roots: list[tuple[int, int]] = []
         self.events: list[tuple[float, int, int, int]] = []
         self.moved = 0
+        # Constants are tasks too: each lives on one worker, and draws to it those that need it.
+        for n, i in enumerate(constants):
+            self.places[i] = {n % workers}
+        self.seen: dict[str, tuple[int, float]] = {}
+        self.expected: dict[int, float] = {}
 
     def run(self) -> float:
         """Run everything; the seconds that it takes."""
@@ -107,6 +120,7 @@ class _Team:
                 self.place(i)
         while True:
             self.hand_out()
+            self.steal()
             for w in range(len(self.workers)):
                 self.start(w, clock)
             if not self.events:
@@ -126,7 +140,42 @@ class _Team:
                 return
             _, i = found = heapq.heappop(self.roots)
             heapq.heappush(worker.queue, found)
-            worker.busy += self.steps[i].seconds
+            self.expect(worker, i, 1)
+
+    def guess(self, i: int) -> float:
+        """Seconds that the scheduler expects of a task: those of its kind so far."""
+        count, total = self.seen.get(self.steps[i].kind, (0, 0.0))
+        return total / count if count else _UNKNOWN
+
+    def bring_seconds(self, w: int, i: int) -> float:
+        """Seconds to bring a worker what it lacks for a task."""
+        return sum(self.sizes[d] for d in self.deps[i] if w not in self.places[d]) / _BANDWIDTH
+
+    def steal(self) -> None:
+        """Let workers without work take some from the busiest, where it is worth the transfer."""
+        for w, thief in enumerate(self.workers):
+            if thief.given >= self.threads:
+                continue
+            victim = max(self.workers, key=lambda v: v.busy)
+            for item in sorted(victim.queue):
+                i = item[1]
+                takes = self.guess(i)
+                costs = self.bring_seconds(w, i) + _LATENCY
+                if costs > _DEAREST * takes or victim is thief:
+                    continue
+                if thief.busy + costs + takes > victim.busy - takes / 2:
+                    continue
+                victim.queue.remove(item)
+                heapq.heapify(victim.queue)
+                self.expect(victim, i, -1)
+                heapq.heappush(thief.queue, item)
+                self.expect(thief, i, 1)
+
+    def expect(self, worker: _Worker, i: int, sign: int) -> None:
+        """Note the time that a worker is expected to be busy with a task."""
+        if sign > 0:
+            self.expected[i] = self.guess(i)
+        worker.busy += sign * self.expected[i]
 
     def place(self, i: int) -> None:
         """Give a task to the worker that can begin it first."""
@@ -135,17 +184,16 @@ class _Team:
             heapq.heappush(self.roots, (self.steps[i].rank, i))
             return
         holders: set[int] = set()
-        for d in deps:
+        for d in (*deps, *self.constants[i]):
             holders |= self.places[d]
 
         def cost(w: int) -> tuple[float, int]:
-            bring = sum(self.sizes[d] for d in deps if w not in self.places[d])
             worker = self.workers[w]
-            return worker.busy / self.threads + bring / _BANDWIDTH, worker.memory.now
+            return worker.busy / self.threads + self.bring_seconds(w, i), worker.memory.now
 
         best = self.workers[min(sorted(holders), key=cost)]
         heapq.heappush(best.queue, (self.steps[i].rank, i))
-        best.busy += self.steps[i].seconds
+        self.expect(best, i, 1)
 
     def start(self, w: int, clock: float) -> None:
         """Begin what a worker has threads for."""
@@ -175,7 +223,9 @@ class _Team:
         worker, step = self.workers[w], self.steps[i]
         worker.running -= 1
         worker.at_work -= step.peak
-        worker.busy -= step.seconds
+        self.expect(worker, i, -1)
+        count, total = self.seen.get(step.kind, (0, 0.0))
+        self.seen[step.kind] = (count + 1, total + step.seconds)
         self.known[i] = worker.memory.buffers(i, self.known)
         self.sizes[i] = step.size
         self.places[i] = {w}

@@ -37,6 +37,8 @@ class Step:
     """Whether its result is asked for."""
     size: int = 0
     """Bytes of its result as another process would be sent it, views and all."""
+    kind: str = ""
+    """What tasks of its kind are called; a scheduler learns their time together."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dask.utils import key_split
+
 from xchunk.core.cost import Rates
 from xchunk.core.passes import item_nbytes
 from xchunk.core.workload import Reads
@@ -85,6 +87,7 @@ def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
         node = graph.nodes[key]
         number = numbers[key] = len(steps)
         rank, kept = ranks.get(key, number), key in graph.outputs
+        kind = key_split(key)
         if isinstance(node, ConstantNode):
             values[key] = stand_ins.value(key, node.value)
             constants[number] = key
@@ -93,7 +96,8 @@ def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
         if isinstance(node, AliasNode):
             target = numbers[node.target]
             values[key] = values[node.target]
-            steps.append(Step((target,), 0, (target,), 0, _LEAST, rank, kept, values[key].nbytes))
+            size = values[key].nbytes
+            steps.append(Step((target,), 0, (target,), 0, _LEAST, rank, kept, size, kind))
             continue
         if not isinstance(node, TaskNode):
             raise SimulationError(f"the graph has a {type(node).__name__}, which is not known")
@@ -116,6 +120,7 @@ def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
                 rank,
                 kept,
                 profile.value.nbytes,
+                kind,
             )
         )
     notes = []
