@@ -21,7 +21,7 @@ SRC = ROOT / "src"
 
 #: Modules that bind plans to stores, and run them.
 ORCHESTRATION = [
-    "batch", r"diagnose(\..+)?", "cleaning", "faults", "jobs", "lazy", "opening", "proof",
+    "batch", r"diagnose(\..+)?", "cleaning", "faults", "jobs", "joining", "lazy", "opening", "proof",
     "rechunk", "reopen", "resume", "run", "sources", "uses",
 ]  # fmt: skip
 
@@ -36,7 +36,10 @@ FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("storage", r"storage(\..+)?"),
         ("engine", r"(engine|simulate)(\..+)?"),
         ("orchestration", "|".join(ORCHESTRATION)),
-        ("face", r"accessor|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|chunkmanager|functions"),
+        (
+            "face",
+            r"accessor|asking|chunkmanager|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|functions",
+        ),
     ]
 )
 FACE = len(FLOORS) - 1

@@ -29,6 +29,7 @@ EXPORTS = {
     "XchunkWarning",
     "__version__",
     "clean",
+    "open_dataset",
     "verify",
 }
 
