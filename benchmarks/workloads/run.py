@@ -1,11 +1,12 @@
 """Predictions of workloads against what they really take.
 
 Every cell (workload, chunks) is predicted without running it, and then run in processes of
-its own: once counting tasks, chunk reads and the heap, once for the peak of the process's
-memory with malloc trimming, and once on a cluster of two workers of one thread.
+its own: once counting tasks, chunk reads and the heap, for the peak of the process's memory
+with malloc trimming (rss2 and rss3 are repetitions: threads race, and the highest peak counts),
+and once on a cluster of two workers of one thread.
 
     python benchmarks/workloads/run.py [--only mean,std] [--chunks series,maps]
-        [--kinds predict,heap,rss,cluster,suggest] [--out results.json]
+        [--kinds predict,heap,rss,rss2,rss3,cluster,picked] [--out results.json]
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def cell(kind: str, workload: str, chunks: str, path: str) -> dict[str, Any]:
     ds = xr.open_zarr(path, chunks=blocks, consolidated=False)
     if kind == "predict":
         return predict_cell(function, ds)
-    if kind == "rss":
+    if kind.startswith("rss"):
         return run_rss(function, ds)
     return run_cluster(function, ds)
 
@@ -226,10 +227,10 @@ def table(found: dict[str, Any]) -> str:
         if not all(k in c and "error" not in c[k] for k in ("predict", "heap")):
             lines.append(f"{name}: {c}"[:160])
             continue
-        p, h, r, k = c["predict"], c["heap"], c.get("rss", {}), c.get("cluster", {})
+        p, h, k = c["predict"], c["heap"], c.get("cluster", {})
         workload, chunks = name.split("/")
         worker = p["cluster"]["worker_heap"]
-        rss, fullest = r.get("rss"), k.get("fullest")
+        rss, fullest = highest(c), k.get("fullest")
         lines.append(
             f"{workload:12s}{chunks:8s}{p['tasks']:6d}/{h['tasks']:6d}"
             f"{p['decodes']:6d}/{h['decodes']:6d}{p['live'] / MB:6.0f}/{h['live'] / MB:5.0f}"
@@ -241,12 +242,18 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def highest(c: dict[str, Any]) -> int:
+    """The highest peak of all repetitions."""
+    return max((c[k].get("rss", 0) for k in c if k.startswith("rss")), default=0)
+
+
 def off(predicted: float, measured: float | None) -> str:
     return "" if not measured else f"{predicted / measured - 1:+.0%}"
 
 
 def summary(found: dict[str, Any]) -> str:
     """The figures that are asked for."""
+
     def has(c: dict[str, Any], *kinds: str) -> bool:
         return all("error" not in c.get(k, {"error": ""}) for k in kinds)
 
@@ -273,7 +280,7 @@ def summary(found: dict[str, Any]) -> str:
             )
 
     heap = {n: (c["predict"]["heap"], c["heap"]["heap"]) for n, c in good.items()}
-    rss = {n: (c["predict"]["heap"], c["rss"]["rss"]) for n, c in good.items()}
+    rss = {n: (c["predict"]["heap"], highest(c)) for n, c in good.items()}
     worker = {
         n: (c["predict"]["cluster"]["worker_heap"], c["cluster"]["fullest"])
         for n, c in good.items()
@@ -293,6 +300,46 @@ def summary(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def pick(workload: str, found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Suggest chunks for a workload, run it with them, and compare the time with the others'."""
+    suggestion = run("suggest", workload, "", path)
+    if "error" in suggestion:
+        return suggestion
+    chunks = suggestion["variables"]["t2m"]["chunks"]
+    times = [run("rss", workload, json.dumps(chunks), path) for _ in range(3)]
+    others = {
+        name.split("/")[1]: min(c[k]["seconds"] for k in c if k.startswith("rss"))
+        for name, c in found.items()
+        if name.startswith(workload + "/") and "seconds" in c.get("rss", {})
+    }
+    return {
+        "chunks": chunks,
+        "took": suggestion["took"],
+        "tried": len(suggestion["outcomes"]),
+        "predicted": suggestion["prediction"]["heap"],
+        "rss": max(t.get("rss", 0) for t in times),
+        "seconds": min(t.get("seconds", float("inf")) for t in times),
+        "others": others,
+    }
+
+
+def picks(found: dict[str, Any]) -> str:
+    """Show what was picked, and its time beside those of other chunks."""
+    lines = []
+    for workload, p in found.items():
+        if "error" in p:
+            lines.append(f"{workload:12s} {p['error']}")
+            continue
+        best = min([p["seconds"], *p["others"].values()])
+        times = ", ".join(f"{n} {t:.2f}" for n, t in p["others"].items())
+        lines.append(
+            f"{workload:12s} {p['chunks']!s:44s} {p['seconds']:6.2f} s ({times}): "
+            f"{p['seconds'] / best:.2f} x the fastest; peak {p['predicted'] / MB:.0f}/"
+            f"{p['rss'] / MB:.0f} MB; {p['tried']} tried in {p['took']:.0f} s"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     from workloads import CHUNKINGS, WORKLOADS, make
 
@@ -303,6 +350,7 @@ def main() -> None:
     parser.add_argument("--chunks", default=",".join(CHUNKINGS))
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--pick", type=Path, help="suggest chunks, run with them, note it here")
     parser.add_argument("--again", action="store_true", help="measure what is in --out again")
     args = parser.parse_args()
     if args.cell:
@@ -313,6 +361,14 @@ def main() -> None:
     found: dict[str, Any] = {}
     if args.out and args.out.exists():
         found = json.loads(args.out.read_text())
+    if args.pick:
+        picked = json.loads(args.pick.read_text()) if args.pick.exists() else {}
+        for workload in args.only.split(","):
+            picked[workload] = pick(workload, found, args.data)
+            print(picks({workload: picked[workload]}), flush=True)
+            args.pick.write_text(json.dumps(picked, indent=1))
+        print(picks(picked))
+        return
     for workload, chunks in itertools.product(args.only.split(","), args.chunks.split(",")):
         one = found.setdefault(f"{workload}/{chunks}", {})
         for kind in args.kinds.split(","):
