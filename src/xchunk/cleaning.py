@@ -79,7 +79,8 @@ def clean_target(
         keys.append(str(beside.old))
     if not dry_run:
         for place, own in ours:
-            delete_owned(place, [k for k in own if not k.startswith(f"{PREFIX}/")])
+            arrays = _arrays(place)
+            delete_owned(place, [k for k in own if not k.startswith(f"{PREFIX}/")], arrays)
             if beside is not None and local_path(place) == beside.folder:
                 beside.repair()
                 Workspace(site.store).remove()
@@ -119,6 +120,13 @@ def _ours(place: Store, beside: Beside | None, *, keep: bool) -> list[str]:
             if header is not None:
                 keys += owned_keys(place, list(header.arrays), header.groups)
     return sorted(set(keys))
+
+
+def _arrays(place: Store) -> list[str]:
+    with suppress(ResumeMismatchError):
+        header = Journal(place).read()
+        return [] if header is None else list(header.arrays)
+    return []
 
 
 def _named(target: Store, place: Store, key: str) -> str:

@@ -92,8 +92,8 @@ def _has_link(root: Path, path: str) -> bool:
     return False
 
 
-def delete_owned(store: Store, keys: Iterable[str]) -> None:
-    """Delete keys, and on a local file system the folders that are empty then."""
+def delete_owned(store: Store, keys: Iterable[str], arrays: Sequence[str] = ()) -> None:
+    """Delete keys, and on a local file system the folders of arrays that are empty then."""
     root = local_path(store)
     wanted = list(keys)
     if root is None:
@@ -106,6 +106,12 @@ def delete_owned(store: Store, keys: Iterable[str]) -> None:
         path = root / key
         path.unlink(missing_ok=True)
         folders.update(p for p in path.parents if root in p.parents)
+    for array in filter(is_safe_path, arrays):
+        if not _has_link(root, array):
+            # a write that failed may have made a folder, and nothing in it
+            here = root / array
+            folders.update(Path(f) for f, _, _ in os.walk(here, followlinks=False))
+            folders.update(p for p in here.parents if root in p.parents)
     for folder in sorted(folders, key=lambda p: -len(p.parts)):
         with suppress(OSError):
             folder.rmdir()
@@ -113,7 +119,7 @@ def delete_owned(store: Store, keys: Iterable[str]) -> None:
 
 def forget(store: Store, path: str) -> None:
     """Delete what is written of one array, which begins anew, and its scratch data."""
-    delete_owned(store, owned_keys(store, [path]))
+    delete_owned(store, owned_keys(store, [path]), [path])
     for stage in range(_MOST_STAGES):
         delete_prefix(store, f"{PREFIX}/scratch/{stage}/{path}")
 

@@ -225,7 +225,8 @@ class Site:
     def discard(self, store: Store, header: Header) -> None:
         """Delete an unfinished target: its notes first, then what is ours of its data."""
         Workspace(store).clear()
-        delete_owned(store, owned_keys(store, list(header.arrays), header.groups))
+        arrays = list(header.arrays)
+        delete_owned(store, owned_keys(store, arrays, header.groups), arrays)
 
     def publish(self, store: Store) -> Store:
         """Put a complete store in the place of the one that it replaces."""

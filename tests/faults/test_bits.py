@@ -1,0 +1,337 @@
+"""Bits that flip, sources that change, runs that meet, and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from faults.data import WHAT, call, maps, opened, same
+
+import xchunk
+import xchunk.engine.copy
+import xchunk.rechunk
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return maps(tmp_path_factory.mktemp("source") / "maps.zarr")
+
+
+def rechunk(source: Path, target: Path, **kwargs: object) -> xr.Dataset:
+    return opened(source).chunking.apply(store=target, progress=False, **call(source) | kwargs)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], list[str]]:
+    """Let the nth box of a kind of stage fail, and return the boxes that are begun."""
+
+    def stop(kind: str, n: int) -> list[str]:
+        begun: list[str] = []
+        real = xchunk.engine.copy._copy
+
+        def copy(spec: xchunk.engine.copy.StageSpec, i: int) -> int:
+            begun.append(spec.label)
+            if sum(f"xchunk-{kind}-v" == b for b in begun) >= n > 0:
+                raise xchunk.StageFailedError("stopped by the test")
+            return real(spec, i)
+
+        monkeypatch.setattr(xchunk.engine.copy, "_copy", copy)
+        return begun
+
+    return stop
+
+
+@pytest.fixture
+def unfinished(shared: Path, tmp_path: Path, stop_at: Callable, monkeypatch) -> Path:
+    """A target whose second stage was stopped at its second box."""
+    with monkeypatch.context() as patched:
+        stop_at("write", 2)
+        with pytest.raises(xchunk.StageFailedError, match="stopped by the test"):
+            rechunk(shared, tmp_path / "t.zarr")
+        patched.undo()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "t.zarr"
+
+
+def scratch(target: Path) -> list[Path]:
+    return sorted(p for p in (target / ".xchunk/scratch/0/v/c").rglob("*") if p.is_file())
+
+
+def notes(target: Path) -> list[Path]:
+    return [p for p in sorted(target.glob(".xchunk/journal/*/*/*")) if p.name.isdigit()]
+
+
+def flip(path: Path, bit: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[bit // 8 % len(raw)] ^= 1 << bit % 8
+    path.write_bytes(raw)
+
+
+def test_finished_boxes_are_not_copied_again(
+    shared: Path, unfinished: Path, stop_at: Callable
+) -> None:
+    before = len(notes(unfinished))
+    plan = opened(shared).chunking.plan(store=unfinished, **call(shared))
+    total = sum(s.boxes.count for a in plan.arrays for s in a.stages)
+    assert any("not copied again" in note for note in plan.notes)
+    begun = stop_at("none", 0)
+    rechunk(shared, unfinished)
+    assert len(begun) == total - before
+    # the first stage was complete
+    assert "xchunk-read-v" not in begun
+    assert same(unfinished, shared)
+    assert not (unfinished / ".xchunk").exists()
+
+
+def test_a_flipped_bit_in_scratch_is_detected(shared: Path, unfinished: Path) -> None:
+    rng = random.Random("scratch")
+    kept = unfinished.with_name("kept")
+    shutil.copytree(unfinished, kept)
+    found = 0
+    for _ in range(12):
+        shutil.rmtree(unfinished)
+        shutil.copytree(kept, unfinished)
+        # a piece that the boxes that are left will read: those of the last rows
+        pieces = scratch(unfinished)
+        piece = pieces[-1 - rng.randrange(3)]
+        flip(piece, rng.randrange(piece.stat().st_size * 8))
+        with pytest.raises(xchunk.StageFailedError, match=r"[Cc]hecksum|decod"):
+            rechunk(shared, unfinished)
+        assert not (unfinished / "zarr.json").exists()
+        found += 1
+    assert found == 12
+    # what is lost is said, and starting anew helps
+    rechunk(shared, unfinished, resume=False)
+    assert same(unfinished, shared)
+
+
+def test_a_lost_piece_of_scratch_is_detected(shared: Path, unfinished: Path) -> None:
+    scratch(unfinished)[-1].unlink()
+    with pytest.raises(xchunk.StageFailedError, match="scratch data is lost"):
+        rechunk(shared, unfinished)
+    assert not (unfinished / "zarr.json").exists()
+
+
+def test_a_flipped_bit_in_the_journal_is_refused_or_redone(
+    shared: Path, unfinished: Path, stop_at: Callable
+) -> None:
+    header = unfinished / ".xchunk/journal/header.json"
+    whole = header.read_bytes()
+    rng = random.Random("header")
+    for _ in range(40):
+        flip(header, rng.randrange(len(whole) * 8))
+        with pytest.raises(xchunk.ResumeMismatchError, match="resume=False"):
+            opened(shared).chunking.plan(store=unfinished, **call(shared))
+        header.write_bytes(whole)
+    note = next(p for p in notes(unfinished) if p.parent.name == "1")
+    flip(note, 77)
+    begun = stop_at("none", 0)
+    before = len(notes(unfinished))
+    plan = opened(shared).chunking.plan(store=unfinished, **call(shared))
+    total = sum(s.boxes.count for a in plan.arrays for s in a.stages)
+    rechunk(shared, unfinished)
+    assert len(begun) == total - before + 1
+    assert same(unfinished, shared)
+
+
+def test_a_damaged_journal_can_be_started_anew(shared: Path, unfinished: Path) -> None:
+    flip(unfinished / ".xchunk/journal/header.json", 100)
+    rechunk(shared, unfinished, resume=False)
+    assert same(unfinished, shared)
+
+
+@pytest.mark.parametrize("what", ["values", "attributes", "chunks", "another store"])
+def test_a_source_that_changed_is_refused(
+    shared: Path, unfinished: Path, tmp_path: Path, what: str
+) -> None:
+    source = shared
+    original = tmp_path / "original.zarr"
+    shutil.copytree(shared, original)
+    try:
+        if what == "values":
+            time.sleep(0.01)
+            zarr.open_group(source, mode="r+")["v"][3, 4, 5] = -1
+        elif what == "attributes":
+            zarr.open_group(source, mode="r+")["v"].attrs["units"] = "K"
+            zarr.consolidate_metadata(source)
+        elif what == "chunks":
+            group = zarr.open_group(source, mode="r+")
+            values = group["v"][:]
+            del group["v"]
+            v = group.create_array(
+                "v", shape=values.shape, chunks=(2, 300, 120), dtype="f4",
+                dimension_names=("t", "y", "x"),
+            )  # fmt: skip
+            v[:] = values
+            zarr.consolidate_metadata(source)
+        else:
+            source = maps(tmp_path / "another.zarr", seed=5)
+        with pytest.raises(xchunk.ResumeMismatchError, match="unfinished target of another") as e:
+            rechunk(source, unfinished, **call(shared))
+        assert "v: source" in str(e.value)
+        assert "resume=False" in str(e.value)
+        assert notes(unfinished)
+        rechunk(source, unfinished, resume=False)
+        assert same(unfinished, source)
+    finally:
+        shutil.rmtree(shared)
+        shutil.copytree(original, shared)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"what": {"t": -1, "y": 20}}, "v: target chunks was"),
+        ({"zarr_format": 2}, "v: target format was 3, is 2"),
+        ({"shards": {"t": -1, "y": 20, "x": -1}}, "v: target shards"),
+    ],
+    ids=["chunks", "format", "shards"],
+)
+def test_another_target_is_refused(shared: Path, unfinished: Path, change: dict, said: str) -> None:
+    with pytest.raises(xchunk.ResumeMismatchError, match=said):
+        rechunk(shared, unfinished, **change)
+    assert notes(unfinished)
+
+
+def test_more_or_less_memory_still_resumes(
+    shared: Path, unfinished: Path, stop_at: Callable
+) -> None:
+    before = len(notes(unfinished))
+    begun = stop_at("none", 0)
+    rechunk(shared, unfinished, max_mem="500MB")
+    assert len(begun) < before + 40
+    assert "xchunk-read-v" not in begun
+    assert same(unfinished, shared)
+
+
+def test_what_a_user_put_there_stays(shared: Path, unfinished: Path) -> None:
+    (unfinished / "notes.txt").write_text("mine")
+    (unfinished / "v/notes.txt").write_text("mine")
+    rechunk(shared, unfinished, resume=False)
+    assert (unfinished / "notes.txt").read_text() == "mine"
+    assert (unfinished / "v/notes.txt").read_text() == "mine"
+    assert same(unfinished, shared)
+
+
+def test_no_credentials_are_written(shared: Path, unfinished: Path) -> None:
+    for path in (unfinished / ".xchunk").rglob("*.json"):
+        assert not {"secret", "password", "token", "key"} & set(path.read_text().lower().split('"'))
+
+
+RUN = """
+import sys
+import xarray as xr, xchunk
+import xchunk.engine.copy as copy
+real = copy._copy
+def slow(spec, i):
+    import time
+    time.sleep(0.3)
+    return real(spec, i)
+copy._copy = slow
+try:
+    xr.open_zarr(sys.argv[1]).chunking.apply(
+        {"t": -1, "y": 10}, store=sys.argv[2], max_mem=int(sys.argv[3]), progress=False)
+except xchunk.TargetExistsError as error:
+    print("refused", error)
+else:
+    print("won")
+"""
+
+
+def start(source: Path, target: Path, code: str = RUN) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(source), str(target), str(call(source)["max_mem"])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_runs_at_once(shared: Path, tmp_path: Path) -> None:
+    target = tmp_path / "t.zarr"
+    runs = [start(shared, target) for _ in range(2)]
+    said = [run.communicate(timeout=120) for run in runs]
+    words = sorted(out.split()[0] if out else err[-500:] for out, err in said)
+    assert words == ["refused", "won"]
+    refused = next(out for out, _ in said if out.startswith("refused"))
+    assert "process" in refused or "zarr store already" in refused
+    assert same(target, shared)
+
+
+def test_a_dead_owner_is_succeeded_at_once(shared: Path, tmp_path: Path) -> None:
+    target = tmp_path / "t.zarr"
+    run = start(shared, target)
+    while not notes(target) and run.poll() is None:
+        time.sleep(0.02)
+    with pytest.raises(xchunk.TargetExistsError, match=f"process {run.pid}"):
+        rechunk(shared, target)
+    with pytest.raises(xchunk.TargetExistsError, match="Nothing was deleted"):
+        xchunk.clean(target, dry_run=False)
+    run.kill()
+    run.communicate()
+    assert list((target / ".xchunk/lease").glob("*.json"))
+    rechunk(shared, target)
+    assert same(target, shared)
+
+
+def test_ctrl_c_stops_in_seconds_and_says_how_to_resume(shared: Path, tmp_path: Path) -> None:
+    target = tmp_path / "t.zarr"
+    run = start(shared, target)
+    while not notes(target) and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=30)
+    assert run.returncode in (1, -signal.SIGINT)
+    assert "KeyboardInterrupt" in err
+    assert "the same call goes on where it was" in err
+    assert not (target / "zarr.json").exists()
+    assert not list((target / ".xchunk/lease").glob("*.json"))
+    rechunk(shared, target)
+    assert same(target, shared)
+
+
+def test_a_computed_source_resumes_by_its_graph(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = opened(shared)
+    ds["v"] = ds.v * 2
+    with monkeypatch.context() as patched:
+
+        def fail(*_: object) -> None:
+            raise OSError("no commit")
+
+        patched.setattr(xchunk.rechunk, "commit", fail)
+        with pytest.raises(xchunk.StageFailedError, match="no commit"):
+            ds.chunking.apply(WHAT, store=tmp_path / "t.zarr", max_mem="200MB", progress=False)
+    other = opened(shared)
+    other["v"] = other.v * 3
+    with pytest.raises(xchunk.ResumeMismatchError, match="v: source graph"):
+        other.chunking.apply(WHAT, store=tmp_path / "t.zarr", max_mem="200MB", progress=False)
+    again = opened(shared)
+    again["v"] = again.v * 2
+    out = again.chunking.apply(WHAT, store=tmp_path / "t.zarr", max_mem="200MB", progress=False)
+    np.testing.assert_array_equal(out.v.values, opened(shared).v.values * 2)
+
+
+def test_an_unfinished_header_holds_no_values(unfinished: Path) -> None:
+    header = json.loads((unfinished / ".xchunk/journal/header.json").read_text())
+    assert header["body"]["format"] == 1
+    assert set(header["body"]["arrays"]) == {"v", "m", "t"}
+    assert os.path.getsize(unfinished / ".xchunk/journal/header.json") < 8_000

@@ -1,0 +1,163 @@
+"""Disks that are full, places without rights, and few file handles: said, and resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults.data import call, maps, opened, same
+
+import xchunk
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return maps(tmp_path_factory.mktemp("source") / "maps.zarr")
+
+
+def rechunk(source: Path, target: Path) -> None:
+    opened(source).chunking.apply(store=target, progress=False, **call(source))
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: str) -> Iterator[None]:
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S607
+    except FileNotFoundError:
+        pytest.skip("there is no mount")
+    if done.returncode:
+        pytest.skip(f"mounting is not possible: {done.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=False)  # noqa: S607
+
+
+@pytest.mark.parametrize("size", ["16k", "2m", "7m"])
+def test_a_full_disk(source: Path, tmp_path: Path, size: str) -> None:
+    target = tmp_path / "disk/t.zarr"
+    with small_disk(tmp_path / "disk", size):
+        with pytest.raises(xchunk.XchunkError, match="No space left") as caught:
+            rechunk(source, target)
+        assert not (target / "zarr.json").exists()
+        # once there is room, it goes on
+        subprocess.run(
+            ["mount", "-o", "remount,size=64m", str(tmp_path / "disk")],  # noqa: S607
+            check=True,
+        )
+        kept = len([p for p in target.glob(".xchunk/journal/*/*/*") if p.name.isdigit()])
+        if kept:
+            assert "same call goes on" in str(caught.value)
+        rechunk(source, target)
+        assert same(target, source)
+        assert not (target / ".xchunk").exists()
+        assert list(target.rglob("*.partial")) == []
+
+
+AS_NOBODY = """
+import os, sys
+os.setgid(65534); os.setuid(65534)
+import xarray as xr, xchunk
+try:
+    xr.open_zarr(sys.argv[1]).chunking.apply({"t": -1, "y": 10}, store=sys.argv[2], progress=False)
+except xchunk.XchunkError as error:
+    print(type(error).__name__, error)
+else:
+    print("went through")
+"""
+
+
+def reachable_by_nobody(path: Path) -> bool:
+    return all(p.stat().st_mode & 0o005 == 0o005 for p in path.parents)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("where", ["new", "overwrite", "inside"])
+def test_no_permission(source: Path, tmp_path: Path, where: str) -> None:
+    base = Path("/tmp") / f"xchunk-rights-{os.getpid()}"  # noqa: S108 - nobody has to reach it
+    base.mkdir()
+    try:
+        store = maps(base / "maps.zarr")
+        place = base / "place"
+        place.mkdir()
+        target = place / "t.zarr"
+        if where == "inside":
+            target.mkdir()
+        before = sorted(base.rglob("*"))
+        code = (
+            AS_NOBODY
+            if where != "overwrite"
+            else AS_NOBODY.replace("store=", "overwrite=True, store=")
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(store), str(target)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HOME": str(base)},
+        )
+        if "ModuleNotFoundError" in done.stderr or "Permission denied: '/root" in done.stderr:
+            pytest.skip("the packages cannot be read by another user")
+        assert done.stdout.startswith("SourceError"), done.stdout + done.stderr[-500:]
+        assert "cannot be written to" in done.stdout
+        assert sorted(base.rglob("*")) == before
+    finally:
+        subprocess.run(["rm", "-r", str(base)], check=False)  # noqa: S607
+
+
+def test_a_read_only_disk(source: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "1m"):
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)  # noqa: S607
+        with pytest.raises(xchunk.SourceError, match="cannot be"):
+            rechunk(source, disk / "t.zarr")
+        assert list(disk.iterdir()) == []
+
+
+FEW_HANDLES = """
+import resource, sys
+import xarray as xr, xchunk, dask
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+with dask.config.set(num_workers=2):
+    ds = xr.open_mfdataset(sys.argv[3:], combine="nested", concat_dim="t", engine="netcdf4") \\
+        if sys.argv[3:] else xr.open_zarr(sys.argv[1])
+    ds.chunking.apply({"t": -1, "y": 10}, store=sys.argv[2], progress=False, verify=True)
+print("done")
+"""
+
+
+def test_64_file_handles(source: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_HANDLES, str(source), str(tmp_path / "t.zarr")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "done", done.stderr[-1500:]
+    assert same(tmp_path / "t.zarr", source)
+
+
+def test_64_file_handles_and_100_files(source: Path, tmp_path: Path) -> None:
+    ds = opened(source).load()
+    files = []
+    for i in range(100):
+        files.append(str(tmp_path / f"{i:03}.nc"))
+        ds[["v"]].isel(t=[i % 32]).to_netcdf(files[-1], engine="netcdf4")
+    target = tmp_path / "t.zarr"
+    done = subprocess.run(
+        [sys.executable, "-c", FEW_HANDLES, "", str(target), *files],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # xarray itself opens every file; what cannot be done is said, and nothing is committed
+    if done.stdout.strip() != "done":
+        assert "Too many open files" in done.stderr
+        assert not (target / "zarr.json").exists()
