@@ -6,6 +6,7 @@ whatever it raises is caught, and a task that would be too large is not run.
 
 from __future__ import annotations
 
+import sys
 import time
 import tracemalloc
 import warnings
@@ -27,7 +28,7 @@ __all__ = ["Profile", "Profiler"]
 _ALIKE = 3
 
 #: Seconds of a run up to which it is worth a second one for a better time.
-_QUICK = 1.0
+_QUICK = 0.02
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,10 @@ class Profiler:
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
+                modules = len(sys.modules)
                 result, peak, seconds = _watched(task, given)
-                if seconds < _QUICK:
-                    # the first run may import, and fill caches
+                if seconds < _QUICK or len(sys.modules) > modules:
+                    # the first run of a function may import, and fill caches
                     del result
                     result, again, less = _watched(task, given)
                     peak, seconds = min(peak, again), min(seconds, less)
