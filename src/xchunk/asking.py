@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xchunk.core.findings import CheckReport
     from xchunk.core.measured import MeasuredRates
     from xchunk.core.memory import MemoryBudget
+    from xchunk.core.rechunking import RechunkComparison
     from xchunk.core.suggest import Suggestion
     from xchunk.storage.layouts import LayoutReport
 
@@ -110,8 +111,8 @@ class Asking(Generic[T]):
             list of these with weights: ``[("timeseries", 0.7), ("map", 0.3)]``. A scan by default.
         workload : callable, optional
             Instead of all that describes a use: what will be computed, as a function of the
-            object that returns something lazy. Its graphs for many chunks are simulated; the
-            function itself meets noise in place of what is stored.
+            object that returns something lazy and writes nothing. Its graphs for many chunks
+            are simulated; the function itself meets noise in place of what is stored.
         memory, max_mem : int or str, optional
             As in `budget`.
         rates : Rates, optional
@@ -254,3 +255,42 @@ class Asking(Generic[T]):
         from xchunk.formatting import shown
 
         return shown(probe(self._groups(), variable=variable, max_bytes=max_bytes, seconds=seconds))
+
+    def compare_rechunk(
+        self,
+        what: Suggestion | Mapping[Any, Any],
+        *,
+        variable: str | None = None,
+        memory: ByteSize | None = None,
+        max_mem: ByteSize | None = None,
+        rates: Rates | None = None,
+    ) -> RechunkComparison:
+        """Compare dask's own rechunk, by tasks and by p2p, with lazy blocks and a staged copy.
+
+        Parameters
+        ----------
+        what : Suggestion or mapping
+            The dask chunks that are wanted: ``{dim: n}`` or ``{variable: {dim: n}}``; -1 is the
+            whole dim.
+        variable : str, optional
+            The variable that is compared; the largest that the chunks concern by default.
+        memory, max_mem : int or str, optional
+            As in `budget`.
+        rates : Rates, optional
+            How fast the store and the codecs are, as `probe` measures it; defaults otherwise.
+
+        Returns
+        -------
+        RechunkComparison
+            Tasks, memory of a worker, disk and time of each way. Only metadata are read.
+
+        Raises
+        ------
+        InvalidChunksError
+            If the chunks do not fit the variables, or concern none of them.
+        """
+        from xchunk.diagnose.rechunks import compare_rechunk
+        from xchunk.formatting import shown
+
+        budget = self.budget(memory, max_mem)
+        return shown(compare_rechunk(self._groups(), what, budget, variable=variable, rates=rates))

@@ -82,6 +82,25 @@ def test_a_function_that_computes_is_caught(opened: Any, reads: dict[str, int]) 
     assert "computes by itself" in found.why
 
 
+def test_nothing_is_ever_written(opened: Any, tmp_path: Any) -> None:
+    written: list[Any] = []
+
+    class Target:
+        def __setitem__(self, index: Any, value: Any) -> None:
+            written.append(value)
+
+    ds = opened()
+    ds.chunking.suggest(workload=lambda ds: da.store(ds.a.data + 1, Target(), lock=False))
+    assert written == []
+    stores = (tmp_path / f"{i}.zarr" for i in range(1000))
+    ds.chunking.suggest(
+        workload=lambda ds: (ds[["a"]] * 2).to_zarr(next(stores), consolidated=False)
+    )
+    # xarray writes metadata and coordinates before it computes; no block is
+    assert (tmp_path / "0.zarr" / "a" / "zarr.json").exists()
+    assert not list(tmp_path.glob("*.zarr/a/c/**/*"))
+
+
 def test_computed_arrays_bring_their_graphs() -> None:
     lazy = xr.Dataset({"v": (("t", "x"), da.random.random((4000, 500), chunks=(500, 500)) + 1)})
     found = lazy.chunking.suggest(workload=lambda ds: ds.v.mean("t"), max_mem="100MB")

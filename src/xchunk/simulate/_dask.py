@@ -118,7 +118,10 @@ def catch(function: Callable[[Any], Any], argument: Any) -> Any:
 
 def ordered(graph: Graph) -> dict[Key, int]:
     """The rank of each task in dask's own order."""
-    ranks: dict[Any, Any] = order(dict(graph.nodes))  # type: ignore[arg-type]
+    try:
+        ranks: dict[Any, Any] = order(dict(graph.nodes))  # type: ignore[arg-type]
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise SimulationError(f"dask could not put the graph in order: {error}") from error
     return ranks
 
 
@@ -160,9 +163,10 @@ def _reached(nodes: Mapping[Key, GraphNode], keys: Any) -> dict[Key, GraphNode]:
     stack: list[Key] = _flat(keys)
     while stack:
         key = stack.pop()
-        if key not in out and key in nodes:
-            out[key] = nodes[key]
-            stack.extend(nodes[key].dependencies)
+        if key not in out:
+            # what is not in the graph is on a cluster already, as after persist()
+            out[key] = nodes.get(key) or DataNode(key, None)
+            stack.extend(out[key].dependencies)
     return out
 
 

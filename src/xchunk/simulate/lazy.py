@@ -108,6 +108,8 @@ class StandIns:
 
     def value(self, key: Any, constant: Any) -> Value:
         """Describe a constant of the graph, a stored array by its stand-in."""
+        if _is_target(constant):
+            return value_of(Discard((), None))
         return value_of(self._of(constant, key) if _is_stored(constant) else constant)
 
     def replaced(self, task: TaskNode) -> TaskNode:
@@ -125,6 +127,8 @@ class StandIns:
         if isinstance(arg, TaskNode):
             return self.replaced(arg)
         if isinstance(arg, ConstantNode):
+            if _is_target(arg.value):
+                return ConstantNode(arg.key, Discard((), None))
             if not _is_stored(arg.value):
                 return arg
             return ConstantNode(arg.key, self._of(arg.value, arg.key))
@@ -132,6 +136,8 @@ class StandIns:
             new = {k: self._replaced(v) for k, v in arg.items()}
             same = all(new[k] is v for k, v in arg.items())
             return arg if same else new
+        if _is_target(arg):
+            return Discard((), None)
         return self._of(arg) if _is_stored(arg) else arg
 
     def _of(self, stored: Any, key: Any = None) -> Any:
@@ -158,6 +164,15 @@ def _is_stored(obj: Any) -> bool:
     if type(obj).__module__.partition(".")[0] in ("pandas", "numpy", "scipy", "sparse", "builtins"):
         return False
     return all(hasattr(obj, name) for name in ("shape", "dtype", "__getitem__"))
+
+
+def _is_target(obj: Any) -> bool:
+    """Whether it is something to write to and nothing to read: it must never be written to."""
+    if type(obj) in _PLAIN or isinstance(obj, Discard | np.ndarray | list | dict | set):
+        return False
+    if not hasattr(type(obj), "__setitem__") or _is_stored(obj):
+        return False
+    return type(obj).__module__.partition(".")[0] not in ("pandas", "xarray", "dask", "builtins")
 
 
 def _layout(stored: Any, name: str) -> ArrayLayout:

@@ -22,6 +22,9 @@ __all__ = ["Signature", "sign"]
 
 Pair: TypeAlias = tuple[Hashable, Hashable]
 
+#: Names of dask's functions that store a block.
+_WRITERS = frozenset(("store_chunk", "load_store_chunk"))
+
 
 @dataclass
 class Signature:
@@ -76,7 +79,11 @@ class _Writer:
                 pairs.append((own, own))
                 args = args[2:]
         function = _function(task.func)
+        opaque = self.signature.opaque
         pairs += [self.visit(a, scope) for a in args]
+        if getattr(task.func, "__name__", "") in _WRITERS:
+            # they name stored arrays to write to them
+            self.signature.opaque = opaque
         names = tuple(task.kwargs)
         for name, value in task.kwargs.items():
             strict, coarse = self.visit(value, scope)

@@ -122,6 +122,9 @@ class StandIn:
         del raw, masked
         return block
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Forget what is written: a simulation never writes."""
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[(slice(None),) * self.ndim], dtype)
 

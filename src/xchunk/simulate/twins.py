@@ -87,13 +87,11 @@ class Source:
                 if full in movable:
                     own = chunks.get(full, {})
                     changed[name] = self._stand_in(movable[full], variable, own, shape)
-            coords = {n: v for n, v in changed.items() if n in ds.coords}
-            # the sizes of all variables change together, so the old ones go first
+            # the sizes of all variables change together, so they are put together anew
             bare = small.drop_vars(list(changed))
-            out[path] = bare.assign({n: v for n, v in changed.items() if n not in ds.coords})
-            out[path] = out[path].assign_coords(coords)
-            order = [n for n in ds.data_vars if n in out[path].data_vars]
-            out[path] = out[path][order].assign_attrs(ds.attrs)
+            data = {n: changed.get(n, small.variables[n]) for n in ds.data_vars}
+            twin = xr.Dataset(data, bare.coords, ds.attrs)
+            out[path] = twin.assign_coords({n: changed[n] for n in ds.coords if n in changed})
         return out
 
     def _stand_in(
