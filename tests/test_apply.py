@@ -208,12 +208,12 @@ class TestStages:
             path, encoding={"v": {"chunks": (1, 600, 40)}}
         )
         ds = opened(path)
-        plan = ds.chunking.plan({"t": -1, "y": 10}, store=tmp_path / "s.zarr", max_mem="12MB")
+        plan = ds.chunking.plan({"t": -1, "y": 10}, store=tmp_path / "s.zarr", max_mem="20MB")
         one = plan["v"]
         assert one.family == "staged"
         assert one.work.decodes == 64
         out = ds.chunking.apply(
-            {"t": -1, "y": 10}, store=tmp_path / "s.zarr", max_mem="12MB", progress=False
+            {"t": -1, "y": 10}, store=tmp_path / "s.zarr", max_mem="20MB", progress=False
         )
         assert bits(out.v) == values.tobytes()
         assert not (tmp_path / "s.zarr/.xchunk").exists()

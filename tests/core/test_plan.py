@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from xchunk.core.cost import Rates, Work
 from xchunk.core.grid import Axis, Grid
-from xchunk.core.memory import CopyBuffers, MemoryBudget
+from xchunk.core.memory import PROCESS_OVERHEAD, CopyBuffers, MemoryBudget
 from xchunk.core.plan import ArrayPlan, CopyJob, Limits, RechunkPlan, Scratch, Stage, plan_array
 from xchunk.errors import InvalidChunksError, MemoryBudgetError
 
@@ -27,7 +27,9 @@ def job(shape, source, target, units=None, itemsize=4, **facts) -> CopyJob:
 
 
 def budget(megabytes, threads=2, workers=1) -> MemoryBudget:
-    return MemoryBudget.of_growth(int(megabytes * MB), threads=threads, workers=workers)
+    """A budget of so much for boxes, besides what every process takes."""
+    growth = int(megabytes * MB) + PROCESS_OVERHEAD
+    return MemoryBudget.of_growth(growth, threads=threads, workers=workers)
 
 
 def check(plan: ArrayPlan, given: MemoryBudget, limits: Limits = Limits()) -> None:  # noqa: B008

@@ -27,9 +27,7 @@ def ceildiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def slabs(
-    region: Sequence[slice], unit: Sequence[int], most: int
-) -> Iterator[tuple[slice, ...]]:
+def slabs(region: Sequence[slice], unit: Sequence[int], most: int) -> Iterator[tuple[slice, ...]]:
     """Cut a region into parts of at most ``most`` elements, along the edges of a regular grid.
 
     The first dims are cut first. A part is never less than one cell of the grid, which has an

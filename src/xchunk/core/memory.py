@@ -17,6 +17,7 @@ __all__ = [
     "PAUSE",
     "PLAIN_READ_COPIES",
     "PLAIN_WRITE_COPIES",
+    "PROCESS_OVERHEAD",
     "QUEUED",
     "SHARD_COPIES",
     "SPILL",
@@ -155,6 +156,10 @@ QUEUED = 2
 #: What a task takes whatever its size: its thread's stack and heap, in which freed chunks
 #: leave holes, codec contexts, open files.
 TASK_OVERHEAD = 4_000_000
+
+#: What a process takes once it copies at all, whatever its tasks: the threads of zarr's event
+#: loop, libraries that are loaded on first use, holes in its heap. Measured: 1 to 4 MB.
+PROCESS_OVERHEAD = 5_000_000
 
 
 def codec_copies(codecs: Sequence[str]) -> tuple[float, float]:

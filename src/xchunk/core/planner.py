@@ -17,7 +17,7 @@ import numpy as np
 from xchunk.core.chains import Columns, Dim, Table, chain_table, direct_table, is_exhaustive
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Axis, Grid
-from xchunk.core.memory import MemoryBudget
+from xchunk.core.memory import PROCESS_OVERHEAD, MemoryBudget
 from xchunk.core.predict import ChainModel, Facts, Geometry, stage_seconds
 from xchunk.core.search import cheapest
 from xchunk.core.stages import ArrayPlan, CopyJob, Limits, Stage
@@ -156,7 +156,7 @@ class Planner:
             self.job,
             self.rates,
             self.limits,
-            max_mem // threads,
+            (max_mem - PROCESS_OVERHEAD) // threads,
             threads * workers,
             workers,
             self.concurrency,

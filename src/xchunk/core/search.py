@@ -10,7 +10,7 @@ stays, so that time and memory stay bounded for any number of dims and chunks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -27,6 +27,9 @@ BEAM = (80, 500)
 
 #: Combinations up to which a search is exact.
 EXACT = 10_000
+
+#: Pairs of rows that are looked at together; some hundred kilobytes of figures.
+_BLOCK = 2048
 
 _Bools: TypeAlias = NDArray[np.bool_]
 _Floats: TypeAlias = NDArray[np.float64]
@@ -115,30 +118,73 @@ def _join(
     rows = np.ones((1, width))
     picks = np.zeros((1, 0), dtype=np.int64)
     visited, exact = 0, True
-    for i, (table, rest) in enumerate(zip(tables, least, strict=True)):
-        visited += len(rows) * len(table)
-        joined = (rows[:, None, :] * table[None, :, :]).reshape(-1, width)
-        lowest = joined * rest
-        alive = np.flatnonzero(model.fits(lowest))
-        costs = model.at_least(lowest[alive])
-        alive, costs = alive[costs < below], costs[costs < below]
+    for table, rest in zip(tables[:-1], least[:-1], strict=True):
+        pairs = _Pairs(rows, table)
+        visited += len(pairs)
+        alive, costs = pairs.alive(rest, model, below)
         if len(alive) == 0:
             return None
-        joined = joined[alive]
-        kept: NDArray[np.intp] = np.arange(len(joined))
-        if i < len(tables) - 1:
-            kept, sure = _thin(joined, costs, model, keep, compare)
-            exact &= sure
-        rows = joined[kept]
-        picks = np.column_stack([picks[alive[kept] // len(table)], alive[kept] % len(table)])
-    costs = model.cost(rows)
-    lowest_cost = float(np.min(costs))
-    if not lowest_cost < below:
+        kept, sure = _thin(pairs, alive, costs, model, (keep, compare))
+        exact &= sure
+        rows = pairs[kept]
+        picks = np.column_stack([picks[kept // len(table)], kept % len(table)])
+    pairs = _Pairs(rows, tables[-1])
+    visited += len(pairs)
+    best, costs = pairs.best(least[-1], model, below)
+    if len(best) == 0:
         return None
-    close = np.flatnonzero(costs <= lowest_cost * (1 + 1e-6))
-    rows, costs, picks = rows[close], costs[close], picks[close]
-    winner = _ranking(rows, costs, picks, model)[0]
+    picks = np.column_stack([picks[best // len(tables[-1])], best % len(tables[-1])])
+    winner = _ranking(pairs[best], costs, picks, model)[0]
     return Found(tuple(int(i) for i in picks[winner]), float(costs[winner]), exact, visited)
+
+
+class _Pairs:
+    """The products of every row with every row of a table, made when they are asked for.
+
+    All of them at once would take tens of megabytes, which count against the budget that is
+    being planned for; so they are looked at block by block.
+    """
+
+    def __init__(self, rows: Table, table: Table) -> None:
+        self.rows, self.table = rows, table
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.table)
+
+    def __getitem__(self, index: NDArray[np.intp]) -> Table:
+        n = len(self.table)
+        product: Table = self.rows[index // n] * self.table[index % n]
+        return product
+
+    def _blocks(self, rest: _Floats, model: Model) -> Iterator[tuple[NDArray[np.intp], Table]]:
+        """Hand out the pairs that fit, even with the least of every table to come."""
+        for start in range(0, len(self), _BLOCK):
+            index = np.arange(start, min(start + _BLOCK, len(self)))
+            products = self[index]
+            fitting = np.flatnonzero(model.fits(products * rest))
+            yield index[fitting], products[fitting]
+
+    def alive(self, rest: _Floats, model: Model, below: float) -> tuple[NDArray[np.intp], _Floats]:
+        """The pairs that fit and may still cost less than ``below``, with their least costs."""
+        found, costs = [np.zeros(0, dtype=np.intp)], [np.zeros(0)]
+        for index, products in self._blocks(rest, model):
+            least = model.at_least(products * rest)
+            found.append(index[least < below])
+            costs.append(least[least < below])
+        return np.concatenate(found), np.concatenate(costs)
+
+    def best(self, rest: _Floats, model: Model, below: float) -> tuple[NDArray[np.intp], _Floats]:
+        """The pairs of the last table that cost the least, equal to six digits, if below."""
+        found, costs = np.zeros(0, dtype=np.intp), np.zeros(0)
+        for index, products in self._blocks(rest, model):
+            if not len(index):
+                continue
+            cost = model.cost(products)
+            found, costs = np.concatenate([found, index]), np.concatenate([costs, cost])
+            close = (costs <= float(np.min(costs)) * (1 + 1e-6)) & (costs < below)
+            found, costs = found[close], costs[close]
+            below = min(below, float(np.min(costs)) * (1 + 2e-6)) if len(costs) else below
+        return found, costs
 
 
 def _ranking(rows: Table, costs: _Floats, picks: NDArray[Any], model: Model) -> NDArray[np.intp]:
@@ -150,16 +196,21 @@ def _ranking(rows: Table, costs: _Floats, picks: NDArray[Any], model: Model) -> 
 
 
 def _thin(
-    rows: Table, costs: _Floats, model: Model, keep: int, compare: int
+    pairs: _Pairs,
+    alive: NDArray[np.intp],
+    costs: _Floats,
+    model: Model,
+    beam: tuple[int, int],
 ) -> tuple[NDArray[np.intp], bool]:
-    """Choose the rows to go on with, and tell whether the best one is surely among them."""
-    order = np.argsort(costs, kind="stable")
+    """Choose the pairs to go on with, and tell whether the best one is surely among them."""
+    keep, compare = beam
+    order = alive[np.argsort(costs, kind="stable")]
     exact = len(order) <= compare
     if not exact:
-        order = _spread(rows, order, model, compare)
-    order = order[_undominated(rows[order], model, counted=exact)]
+        order = _spread(pairs, order, model, compare)
+    order = order[_undominated(pairs[order], model, counted=exact)]
     if len(order) > keep:
-        order, exact = _spread(rows, order, model, keep), False
+        order, exact = _spread(pairs, order, model, keep), False
     return order, exact
 
 
@@ -178,9 +229,10 @@ def _undominated(rows: Table, model: Model, *, counted: bool = True) -> NDArray[
     return np.sort(np.array(kept, dtype=np.intp))
 
 
-def _spread(rows: Table, order: NDArray[np.intp], model: Model, keep: int) -> NDArray[np.intp]:
+def _spread(pairs: _Pairs, order: NDArray[np.intp], model: Model, keep: int) -> NDArray[np.intp]:
     """Keep the first in order of those with nearly equal boxes, as finely as there is room."""
-    logs = np.log2(rows[order][:, list(model.volumes)])
+    columns = list(model.volumes)
+    logs = np.log2(_Pairs(pairs.rows[:, columns], pairs.table[:, columns])[order])
     step = 1 / 32
     while True:
         cells = np.floor(logs / step).astype(np.int64)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from xchunk._typing import Chunks
 from xchunk.core.cost import Rates, Work
 from xchunk.core.grid import Grid
-from xchunk.core.memory import CopyBuffers, MemoryBudget
+from xchunk.core.memory import PROCESS_OVERHEAD, CopyBuffers, MemoryBudget
 from xchunk.errors import InvalidChunksError
 
 __all__ = ["ArrayPlan", "CopyJob", "Limits", "RechunkPlan", "Scratch", "Stage"]
@@ -171,6 +171,13 @@ class ArrayPlan:
         return max((s.projected_mem for s in self.stages), default=0)
 
     @property
+    def worker_mem(self) -> int:
+        """Bytes by which one worker grows at its peak, all its tasks together."""
+        if not self.stages:
+            return 0
+        return PROCESS_OVERHEAD + self.projected_mem * self.threads
+
+    @property
     def scratch_nbytes(self) -> int:
         """Bytes of scratch data that exist at once at the most, before a codec."""
         written = [s.work.scratch_write_bytes for s in self.stages]
@@ -208,7 +215,7 @@ class ArrayPlan:
             "family": self.family,
             "stages": [s.to_dict() for s in self.stages],
             "projected_mem": self.projected_mem,
-            "worker_mem": self.projected_mem * self.threads,
+            "worker_mem": self.worker_mem,
             "seconds": self.seconds,
             "runner_up": self.runner_up,
         }
@@ -247,7 +254,7 @@ class RechunkPlan:
     @property
     def projected_mem(self) -> int:
         """Bytes by which one worker grows at its peak, all its tasks together."""
-        return max((a.projected_mem * a.threads for a in self.arrays), default=0)
+        return max((a.worker_mem for a in self.arrays), default=0)
 
     @property
     def scratch_nbytes(self) -> int:
