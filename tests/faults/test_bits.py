@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -17,11 +16,11 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from faults.data import WHAT, call, maps, opened, same
 
 import xchunk
 import xchunk.engine.copy
 import xchunk.rechunk
+from faults.data import WHAT, call, maps, opened, same
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +30,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def rechunk(source: Path, target: Path, **kwargs: object) -> xr.Dataset:
     return opened(source).chunking.apply(store=target, progress=False, **call(source) | kwargs)
-
-
-class Stop(Exception):
-    pass
 
 
 @pytest.fixture
@@ -59,9 +54,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], list[str]]:
 
 @pytest.fixture
 def unfinished(shared: Path, tmp_path: Path, stop_at: Callable, monkeypatch) -> Path:
-    """A target whose second stage was stopped at its second box."""
+    """A target whose second stage was stopped at its first box."""
     with monkeypatch.context() as patched:
-        stop_at("write", 2)
+        stop_at("write", 1)
         with pytest.raises(xchunk.StageFailedError, match="stopped by the test"):
             rechunk(shared, tmp_path / "t.zarr")
         patched.undo()
@@ -108,9 +103,7 @@ def test_a_flipped_bit_in_scratch_is_detected(shared: Path, unfinished: Path) ->
     for _ in range(12):
         shutil.rmtree(unfinished)
         shutil.copytree(kept, unfinished)
-        # a piece that the boxes that are left will read: those of the last rows
-        pieces = scratch(unfinished)
-        piece = pieces[-1 - rng.randrange(3)]
+        piece = rng.choice(scratch(unfinished))
         flip(piece, rng.randrange(piece.stat().st_size * 8))
         with pytest.raises(xchunk.StageFailedError, match=r"[Cc]hecksum|decod"):
             rechunk(shared, unfinished)
@@ -140,7 +133,7 @@ def test_a_flipped_bit_in_the_journal_is_refused_or_redone(
         with pytest.raises(xchunk.ResumeMismatchError, match="resume=False"):
             opened(shared).chunking.plan(store=unfinished, **call(shared))
         header.write_bytes(whole)
-    note = next(p for p in notes(unfinished) if p.parent.name == "1")
+    note = next(p for p in notes(unfinished) if p.parent.name == "0" and int(p.name) > 2)
     flip(note, 77)
     begun = stop_at("none", 0)
     before = len(notes(unfinished))
@@ -236,18 +229,21 @@ def test_no_credentials_are_written(shared: Path, unfinished: Path) -> None:
 
 
 RUN = """
-import sys
+import pathlib, sys, time
 import xarray as xr, xchunk
 import xchunk.engine.copy as copy
-real = copy._copy
+source, target, max_mem, hold = sys.argv[1:]
+real, done = copy._copy, []
 def slow(spec, i):
-    import time
-    time.sleep(0.3)
+    done.append(i)
+    while len(done) > 4 and pathlib.Path(hold).exists():
+        time.sleep(0.05)
+    time.sleep(0.1)
     return real(spec, i)
 copy._copy = slow
 try:
-    xr.open_zarr(sys.argv[1]).chunking.apply(
-        {"t": -1, "y": 10}, store=sys.argv[2], max_mem=int(sys.argv[3]), progress=False)
+    xr.open_zarr(source).chunking.apply(
+        {"t": -1, "y": 10}, store=target, max_mem=int(max_mem), progress=False)
 except xchunk.TargetExistsError as error:
     print("refused", error)
 else:
@@ -255,37 +251,71 @@ else:
 """
 
 
-def start(source: Path, target: Path, code: str = RUN) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(source), str(target), str(call(source)["max_mem"])],
+def start(source: Path, target: Path) -> subprocess.Popen[str]:
+    """Rechunk in a process, which waits at its fifth box for as long as ``hold`` is there."""
+    hold = target.with_name("hold")
+    hold.touch()
+    given = [str(source), str(target), str(call(source)["max_mem"]), str(hold)]
+    run = subprocess.Popen(
+        [sys.executable, "-c", RUN, *given],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    while len(notes(target)) < 3 and run.poll() is None:
+        time.sleep(0.02)
+    return run
+
+
+def end(run: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait for a process, and close what belongs to it."""
+    with run:
+        return run.communicate(timeout=120)
 
 
 def test_two_runs_at_once(shared: Path, tmp_path: Path) -> None:
     target = tmp_path / "t.zarr"
-    runs = [start(shared, target) for _ in range(2)]
-    said = [run.communicate(timeout=120) for run in runs]
-    words = sorted(out.split()[0] if out else err[-500:] for out, err in said)
-    assert words == ["refused", "won"]
-    refused = next(out for out, _ in said if out.startswith("refused"))
-    assert "process" in refused or "zarr store already" in refused
+    first = start(shared, target)
+    second = start(shared, target)
+    refused, _ = end(second)
+    assert refused.startswith("refused")
+    assert f"process {first.pid} on" in refused
+    (tmp_path / "hold").unlink()
+    won, err = end(first)
+    assert won == "won\n", err
     assert same(target, shared)
+
+
+@pytest.mark.slow
+def test_runs_that_start_together(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
+    for n in range(6):
+        target = tmp_path / f"{n}.zarr"
+        given = [str(shared), str(target), str(call(shared)["max_mem"]), "no-hold"]
+        runs = [
+            subprocess.Popen(
+                [sys.executable, "-c", RUN, *given],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(3)
+        ]
+        said = [end(run) for run in runs]
+        words = sorted(out.split()[0] if out else err[-300:] for out, err in said)
+        assert words == ["refused", "refused", "won"]
+        assert same(target, shared)
 
 
 def test_a_dead_owner_is_succeeded_at_once(shared: Path, tmp_path: Path) -> None:
     target = tmp_path / "t.zarr"
     run = start(shared, target)
-    while not notes(target) and run.poll() is None:
-        time.sleep(0.02)
     with pytest.raises(xchunk.TargetExistsError, match=f"process {run.pid}"):
         rechunk(shared, target)
     with pytest.raises(xchunk.TargetExistsError, match="Nothing was deleted"):
         xchunk.clean(target, dry_run=False)
     run.kill()
-    run.communicate()
+    end(run)
     assert list((target / ".xchunk/lease").glob("*.json"))
     rechunk(shared, target)
     assert same(target, shared)
@@ -294,10 +324,10 @@ def test_a_dead_owner_is_succeeded_at_once(shared: Path, tmp_path: Path) -> None
 def test_ctrl_c_stops_in_seconds_and_says_how_to_resume(shared: Path, tmp_path: Path) -> None:
     target = tmp_path / "t.zarr"
     run = start(shared, target)
-    while not notes(target) and run.poll() is None:
-        time.sleep(0.02)
     run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=30)
+    time.sleep(0.2)
+    (tmp_path / "hold").unlink()
+    _, err = end(run)
     assert run.returncode in (1, -signal.SIGINT)
     assert "KeyboardInterrupt" in err
     assert "the same call goes on where it was" in err
@@ -334,4 +364,4 @@ def test_an_unfinished_header_holds_no_values(unfinished: Path) -> None:
     header = json.loads((unfinished / ".xchunk/journal/header.json").read_text())
     assert header["body"]["format"] == 1
     assert set(header["body"]["arrays"]) == {"v", "m", "t"}
-    assert os.path.getsize(unfinished / ".xchunk/journal/header.json") < 8_000
+    assert (unfinished / ".xchunk/journal/header.json").stat().st_size < 8_000
