@@ -34,7 +34,17 @@ EXPORTS = {
 }
 
 #: What ``ds.chunking`` promises to keep.
-METHODS = {"apply", "budget", "check", "layout", "plan", "probe", "suggest", "verify"}
+METHODS = {
+    "compare_rechunk",
+    "apply",
+    "budget",
+    "check",
+    "layout",
+    "plan",
+    "probe",
+    "suggest",
+    "verify",
+}
 
 #: Imported when they are used; each costs more than all of xchunk.
 LATE = {"click", "distributed", "h5netcdf", "h5py", "matplotlib", "netCDF4", "rich", "scipy.io"}

@@ -106,13 +106,17 @@ target = options(
 
 
 def open_named(
-    src: str, group: str | None = None, engine: str | None = None, storage: Sequence[str] = ()
+    src: str,
+    group: str | None = None,
+    engine: str | None = None,
+    storage: Sequence[str] = (),
+    **kwargs: Any,
 ) -> Any:
     """Open what a user named."""
     import xchunk.accessor  # noqa: F401  registers .chunking
     from xchunk.sources import open_source
 
-    return open_source(src, engine, group, pairs(storage))
+    return open_source(src, engine, group, pairs(storage), **kwargs)
 
 
 def where(given: Mapping[str, Any]) -> dict[str, Any]:

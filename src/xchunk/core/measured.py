@@ -62,7 +62,7 @@ class MeasuredRates(Rates):
     @property
     def bottleneck(self) -> Bottleneck:
         """What one waits for."""
-        if self.serial_read:
+        if self.serial_read and self.overhead_seconds < self.read_seconds / 2:
             return "lock"
         spans: dict[Bottleneck, float] = {
             "store": self.store_seconds,

@@ -211,7 +211,7 @@ def _measure(subject: _Subject, meter: _Meter, all_raw: int) -> MeasuredRates:
     totals: list[float] = []
     stores: list[float] = []
     sizes: list[int] = []
-    values: NDArray[Any] | None = None
+    kept: list[NDArray[Any]] = []
     half = meter.deadline - 0.55 * (meter.deadline - time.perf_counter())
     spare = meter.bytes_left // 2
     for i in range(1, _SAMPLES + 1):
@@ -219,10 +219,12 @@ def _measure(subject: _Subject, meter: _Meter, all_raw: int) -> MeasuredRates:
         if (totals and enough) or not meter.take(subject.nbytes):
             break
         took, store, size, values = requests.read(subject.box(i))
+        if sum(v.nbytes for v in kept) < _ENCODED:
+            kept.append(values)
         totals.append(took)
         stores.append(store)
         sizes.append(size)
-    if values is None:
+    if not kept:
         raise SourceError(f"{subject.name!r} could not be read within the bounds of a probe.")
     total, size = statistics.median(totals), int(statistics.median(sizes))
     store = min(statistics.median(stores), total)
@@ -232,6 +234,7 @@ def _measure(subject: _Subject, meter: _Meter, all_raw: int) -> MeasuredRates:
         # what is not decoded is only moved: that is how fast the store is for its readers
         store = total - overhead
     codec = max(total - store - overhead, 0.0)
+    values = _together(kept)
     encode = _encode(subject, meter, values)
     speedup = _speedup(subject, meter, total)
     default = Rates()
@@ -259,6 +262,12 @@ def _measure(subject: _Subject, meter: _Meter, all_raw: int) -> MeasuredRates:
         overhead_seconds=max(0.0, total - store - codec),
         speedup=speedup,
     )
+
+
+def _together(samples: list[NDArray[Any]]) -> NDArray[Any]:
+    """Put samples together: small ones alone would not keep a codec busy."""
+    alike = [v for v in samples if v.shape[1:] == samples[0].shape[1:]]
+    return np.concatenate(alike) if samples[0].ndim and len(alike) > 1 else samples[0]
 
 
 def _requests(subject: _Subject, all_raw: int) -> ZarrRequests | FileRequests:

@@ -11,6 +11,7 @@ from xchunk.core.layout import ArrayLayout
 from xchunk.core.measured import MeasuredRates
 from xchunk.core.memory import PAUSE, SPILL, TARGET, TERMINATE, MemoryBudget
 from xchunk.core.plan import ArrayPlan, Stage
+from xchunk.core.rechunking import RechunkComparison
 from xchunk.core.suggest import VariableSuggestion
 from xchunk.core.units import format_bytes, format_count, format_seconds
 
@@ -20,6 +21,7 @@ __all__ = [
     "MARKS",
     "SEVERITY_WORDS",
     "STAGES",
+    "WAYS",
     "Fill",
     "budget_facts",
     "check_counts",
@@ -38,6 +40,8 @@ __all__ = [
     "measured_facts",
     "misfit",
     "plain",
+    "rechunk_rows",
+    "rechunk_says",
     "shards",
     "stage_facts",
     "stored",
@@ -71,6 +75,21 @@ STAGES = {
 
 #: What a finding of each severity is called.
 SEVERITY_WORDS: Mapping[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}
+
+#: The ways to have data in other chunks.
+WAYS = {
+    "lazy": "lazy",
+    "tasks": "dask tasks",
+    "p2p": "dask p2p",
+    "staged": "staged",
+}
+
+_WAYS_TOLD = {
+    "lazy": "blocks like these straight from the store",
+    "tasks": "ds.chunk(…) with dask's rechunk by tasks",
+    "p2p": "ds.chunk(…) with dask's rechunk by p2p, on a cluster",
+    "staged": "rewriting it once to a store, ds.chunking.apply(…, store=…)",
+}
 
 #: dask's thresholds, as parts of a worker's limit.
 MARKS = ((TARGET, "target"), (SPILL, "spill"), (PAUSE, "pause"), (TERMINATE, "terminate"))
@@ -329,6 +348,40 @@ def measured_facts(rates: MeasuredRates) -> list[tuple[str, str]]:
         ("two threads read", two),
         ("stored for each byte", f"{rates.compression:.2f}"),
     ]
+
+
+def rechunk_rows(c: RechunkComparison) -> tuple[list[str], list[list[str]]]:
+    """The ways of a comparison as a table: its head, and a row for each way."""
+    head = ["", "tasks", "decodes", "memory", "fits", "disk", "about"]
+    rows = []
+    for way in c.ways:
+        disk = way.worker_disk or way.store_disk
+        where = "/worker" if way.worker_disk else ""
+        rows.append(
+            [
+                WAYS[way.name],
+                format_count(way.tasks),
+                format_bytes(way.decoded),
+                format_bytes(way.worker_mem),
+                "yes" if way.fits else "no",
+                f"{format_bytes(disk)}{where}" if disk else "-",
+                "?" if way.seconds is None else format_seconds(way.seconds),
+            ]
+        )
+    return head, rows
+
+
+def rechunk_says(c: RechunkComparison) -> str:
+    """What a comparison says: the quickest way that fits, and what it is measured by."""
+    grows = format_bytes(c.budget.max_mem)
+    if c.best is None:
+        return f"None of them fits a worker that may grow by {grows}."
+    said = f"Of those that fit a worker that may grow by {grows}, the quickest is: "
+    said += f"{_WAYS_TOLD[c.best.name]}."
+    again = c.best.name != "staged" and c.best.decoded > 1.2 * c.nbytes
+    if again and any(w.name == "staged" and w.fits for w in c.ways):
+        said += " What is used often is quicker once it is rewritten."
+    return said
 
 
 def grouped(layouts: Iterable[ArrayLayout]) -> tuple[list[ArrayLayout], list[ArrayLayout]]:

@@ -10,6 +10,7 @@ from xchunk.core.layout import ArrayLayout
 from xchunk.core.measured import MeasuredRates
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import ArrayPlan, RechunkPlan
+from xchunk.core.rechunking import RechunkComparison
 from xchunk.core.suggest import Suggestion, VariableSuggestion
 from xchunk.core.units import format_bytes, format_count, format_seconds
 from xchunk.formatting import describe, drawing
@@ -25,6 +26,7 @@ __all__ = [
     "layout_report",
     "measured_rates",
     "memory_budget",
+    "rechunk_comparison",
     "rechunk_plan",
     "suggestion",
 ]
@@ -239,3 +241,12 @@ def measured_rates(rates: MeasuredRates, *, style: bool = True) -> str:
     ]
     body = pairs(describe.measured_facts(rates)) + f"<p>{esc(rates.why)}</p>"
     return card("xchunk probe", facts, body, style=style)
+
+
+def rechunk_comparison(c: RechunkComparison, *, style: bool = True) -> str:
+    """Show what each way to other chunks takes."""
+    head, rows = describe.rechunk_rows(c)
+    facts = [c.variable, format_bytes(c.nbytes), f"{c.before} → {c.after}"]
+    body = table(("way", *head[1:]), [(row, "") for row in rows])
+    body += f"<p>{esc(describe.rechunk_says(c))}</p>"
+    return card("xchunk rechunk", facts, body, style=style)

@@ -12,6 +12,7 @@ from xchunk.core.layout import ArrayLayout
 from xchunk.core.measured import MeasuredRates
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import ArrayPlan, RechunkPlan
+from xchunk.core.rechunking import RechunkComparison
 from xchunk.core.suggest import Suggestion, VariableSuggestion
 from xchunk.core.units import format_bytes, format_seconds
 from xchunk.formatting import describe
@@ -27,6 +28,7 @@ __all__ = [
     "layout_report",
     "measured_rates",
     "memory_budget",
+    "rechunk_comparison",
     "rechunk_plan",
     "suggestion",
 ]
@@ -271,3 +273,11 @@ def measured_rates(rates: MeasuredRates) -> str:
     for name, value in describe.measured_facts(rates):
         lines += wrap(value, 26, f"    {name}")
     return "\n".join([*lines, "", *wrap(rates.why, 2)])
+
+
+def rechunk_comparison(c: RechunkComparison) -> str:
+    """Show what each way to other chunks takes."""
+    lines = [sides(f"xchunk rechunk of {c.variable}", format_bytes(c.nbytes))]
+    lines += wrap(f"blocks of {c.before} → {c.after}", 2)
+    head, rows = describe.rechunk_rows(c)
+    return "\n".join([*lines, "", *table(rows, head, 2), "", *wrap(describe.rechunk_says(c), 2)])
