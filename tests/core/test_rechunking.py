@@ -39,6 +39,38 @@ def test_tasks_are_those_that_dask_makes(dims: list[tuple[int, int, int]]) -> No
     assert sum(tasks_of_rechunk(a, b) for a, b in pairs) == counted
 
 
+@pytest.mark.parametrize(
+    ("shape", "before", "after"),
+    [
+        ((1000, 200, 200), (10, 200, 200), (1000, 10, 10)),
+        ((100, 100), (10, 100), (100, 10)),
+        ((365, 180, 360), (1, 180, 360), (365, 20, 20)),
+        ((1000, 200), (10, 200), (100, 20)),
+    ],
+)
+def test_p2p_takes_as_many_tasks_as_dask_makes(shape: tuple, before: tuple, after: tuple) -> None:
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        Client(cluster),
+    ):
+        wanted = da.zeros(shape, chunks=before).rechunk(after, method="p2p")
+        counted = len(wanted.__dask_graph__())
+    v = ArrayLayout(
+        "a",
+        tuple("xyz"[: len(shape)]),
+        shape,
+        np.dtype("f8"),
+        np.dtype("f8"),
+        chunks=before,
+        format="zarr3",
+    )
+    assert compare_ways(v, Grid.of(shape, after), BUDGET)["p2p"].tasks == counted
+
+
 def layout(**more: object) -> ArrayLayout:
     given = {
         "name": "t2m",

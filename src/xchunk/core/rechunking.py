@@ -33,6 +33,9 @@ Way: TypeAlias = Literal["lazy", "tasks", "p2p", "staged"]
 #: (``distributed.p2p.storage.buffer``).
 P2P_BUFFER = 100 * 2**20
 
+#: Bytes up to which a p2p rechunk puts blocks together before it sends them (``array.chunk-size``).
+P2P_BLOCK = 128 * 2**20
+
 
 @dataclass(frozen=True)
 class RechunkWay:
@@ -221,7 +224,7 @@ def _by_tasks(
         moved += layout.size * item
     # A new block needs all the blocks that it overlaps, these are shared with other new blocks,
     # and so on: what hangs together is in memory together, spread over the workers.
-    together = min(layout.size, _connected(before, after)) * item
+    together = math.prod(max(s, default=1) for s in _segments(before, after)) * item
     largest = max(g.box_elements for g in grids) * item
     at_once = max(1, budget.threads)
     held = together / max(1, budget.workers) + 2 * largest * min(at_once, after.count)
@@ -232,30 +235,37 @@ def _by_tasks(
     )
 
 
-def _connected(before: Grid, after: Grid) -> int:
-    """Elements of the largest part that both grids cut the same around its border."""
-    out = 1
+def _segments(before: Grid, after: Grid) -> list[list[int]]:
+    """Lengths along each dim between the edges that both grids have.
+
+    Products of them are the parts that are rechunked on their own: no block of one part
+    has anything to do with another.
+    """
+    out = []
     for a, b in zip(before.axes, after.axes, strict=True):
         coarse, fine = (a, b) if a.count <= b.count else (b, a)
         edges = [0, *(coarse.bounds(i)[1] for i in range(coarse.count))]
         common = [e for e in edges if fine.has_edge(e)]
-        out *= max((q - p for p, q in itertools.pairwise(common)), default=1)
+        out.append([q - p for p, q in itertools.pairwise(common)])
     return out
 
 
 def _by_p2p(
     layout: ArrayLayout, before: Grid, after: Grid, budget: MemoryBudget, rates: Rates
 ) -> RechunkWay:
-    nbytes = layout.size * item_nbytes(layout.dtype)
-    decoded, reading, seconds = _reading(layout, before, budget, rates)
     item = item_nbytes(layout.dtype)
-    at_once = max(1, budget.threads)
-    blocks = (before.box_elements, after.box_elements)
-    # a block that comes in is cut and sent, one that goes out is read back and put together
-    held = 2 * max(blocks) * item * min(at_once, max(before.count, after.count))
+    nbytes = layout.size * item
+    decoded, reading, seconds = _reading(layout, before, budget, rates)
+    parts = max(1, math.prod(len(s) for s in _segments(before, after)))
+    each = -(-before.count // parts)
+    # blocks are put together before they are sent, as many as make a block of dask's own size
+    sent = min(each, max(1, -(-nbytes // parts // P2P_BLOCK)))
+    merged = sent if sent < each else 0
+    tasks = before.count + parts * (merged + sent + 1) + after.count
+    transfer = max(before.box_elements * item, nbytes // parts // sent)
+    held = 2 * max(transfer, after.box_elements * item) * max(1, budget.threads)
     mem = int(max(reading, held)) + P2P_BUFFER
     workers = max(1, budget.workers)
-    tasks = 2 * before.count + 1 + after.count
     disk = nbytes / (rates.scratch_write * workers) + nbytes / (rates.scratch_read * workers)
     seconds += disk + (tasks - before.count) * rates.task
     return RechunkWay(
