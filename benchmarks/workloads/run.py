@@ -306,7 +306,7 @@ def pick(workload: str, found: dict[str, Any], path: Path) -> dict[str, Any]:
     if "error" in suggestion:
         return suggestion
     chunks = suggestion["variables"]["t2m"]["chunks"]
-    times = [run("rss", workload, json.dumps(chunks), path) for _ in range(3)]
+    times = [run("rss", workload, json.dumps(chunks), path) for _ in range(2)]
     others = {
         name.split("/")[1]: min(c[k]["seconds"] for k in c if k.startswith("rss"))
         for name, c in found.items()
