@@ -302,7 +302,7 @@ def summary(found: dict[str, Any]) -> str:
 
 def pick(workload: str, found: dict[str, Any], path: Path) -> dict[str, Any]:
     """Suggest chunks for a workload, run it with them, and compare the time with the others'."""
-    suggestion = run("suggest", workload, "", path)
+    suggestion = run("suggest", workload, "series", path)
     if "error" in suggestion:
         return suggestion
     chunks = suggestion["variables"]["t2m"]["chunks"]
