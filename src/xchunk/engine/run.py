@@ -6,6 +6,7 @@ stage share is one entry of the graph, handed to each worker once.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from xchunk.engine.copy import StageSpec, checkpoint, copy_box, release, write_b
 from xchunk.engine.digest import digest_block, digest_box
 from xchunk.errors import SourceError, StageFailedError, XchunkError
 from xchunk.storage.stores import describe
-from xchunk.storage.zarr_io import has_key
+from xchunk.storage.workspace import PREFIX
+from xchunk.storage.zarr_io import delete_prefix, has_key, put_key
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -30,6 +32,8 @@ __all__ = ["Chain", "Report", "current_client", "refuse_blind_workers", "run_cha
 Report = Callable[[str, int, Any], None]
 
 _RETRIES = 2
+#: Where workers show that the target they see is the one that everybody sees.
+_ANSWERS = f"{PREFIX}/answers"
 
 
 @dataclass(frozen=True)
@@ -85,18 +89,31 @@ def refuse_blind_workers(client: Client, store: Store, key: str | None) -> None:
     """
     if key is None:
         return
-    found = client.run(_sees, store, key, on_error="return")
-    blind = [str(worker) for worker, seen in found.items() if seen is not True]
+    answers = client.run(_answer, store, key, on_error="return")
+    try:
+        blind = [
+            str(worker)
+            for worker, mark in answers.items()
+            if not isinstance(mark, str) or not has_key(store, mark)
+        ]
+    finally:
+        delete_prefix(store, _ANSWERS)
     if blind:
         raise SourceError(
-            f"{len(blind)} of {len(found)} workers ({', '.join(blind[:3])}) cannot see what was "
-            f"just written to {describe(store)}. No box was copied. Give a target that every "
-            "worker reaches: a shared file system or an object store."
+            f"{len(blind)} of {len(answers)} workers ({', '.join(blind[:3])}) cannot see what was "
+            f"just written to {describe(store)}, or what they write there is not seen here (a "
+            "store in memory is another one in each process). No box was copied. Give a target "
+            "that every worker reaches: a shared file system or an object store."
         )
 
 
-def _sees(store: Store, key: str) -> bool:
-    return has_key(store, key)
+def _answer(store: Store, key: str) -> str | None:
+    """Look for a key as a worker does, and leave a mark that the others can look for."""
+    if not has_key(store, key):
+        return None
+    mark = f"{_ANSWERS}/{uuid.uuid4().hex}"
+    put_key(store, mark, b"seen")
+    return mark
 
 
 def run_chains(

@@ -1,0 +1,88 @@
+"""Rechunking on a cluster of processes with little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from distributed import Client, LocalCluster
+
+import xchunk
+from xchunk.engine.run import current_client
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    """Two workers of one thread and 400 MB each."""
+    options: dict[str, Any] = {
+        "n_workers": 2,
+        "threads_per_worker": 1,
+        "memory_limit": "400MB",
+        "dashboard_address": None,
+        "local_directory": str(tmp_path / "workers"),
+    }
+    with LocalCluster(**options) as cluster, Client(cluster) as active:
+        yield active
+
+
+def peak() -> int:
+    """The most that a worker has held, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.fixture
+def source(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """60 MB of maps."""
+    values = np.round(rng.normal(280, 5, (150, 200, 500)) * 8).astype("f4") / 8
+    ds = xr.Dataset({"v": (("t", "y", "x"), values)}, coords={"t": np.arange(150)})
+    ds.to_zarr(tmp_path / "maps.zarr", encoding={"v": {"chunks": (1, 200, 500)}})
+    return tmp_path / "maps.zarr"
+
+
+@pytest.mark.filterwarnings("ignore:.*unclosed:ResourceWarning")
+def test_the_active_client_runs_the_stages(client: Client, source: Path, tmp_path: Path) -> None:
+    ds = xr.open_zarr(source)
+    assert current_client() is not None
+    budget = ds.chunking.budget()
+    assert (budget.workers, budget.threads, budget.memory) == (2, 1, 400_000_000)
+    seen: list[str] = []
+    plan = ds.chunking.plan({"t": -1, "y": 10}, store=tmp_path / "s.zarr", max_mem="30MB")
+    assert plan["v"].family == "staged"
+    out = ds.chunking.apply(
+        {"t": -1, "y": 10}, store=tmp_path / "s.zarr", max_mem="30MB", progress=False, verify=True
+    )
+    stored = zarr.open_group(tmp_path / "s.zarr", mode="r")["v"]
+    assert stored.chunks == (150, 10, 500)
+    np.testing.assert_array_equal(stored[:], zarr.open_group(source, mode="r")["v"][:])
+    assert out.v.chunks is not None
+    assert not seen
+    # what workers keep for a run is let go of
+    held = client.run(lambda: len(__import__("xchunk.engine.copy", fromlist=["x"])._open))
+    assert set(held.values()) == {0}
+
+
+@pytest.mark.filterwarnings("ignore:.*unclosed:ResourceWarning")
+def test_no_worker_passes_the_target_fraction_of_its_limit(
+    client: Client, source: Path, tmp_path: Path
+) -> None:
+    ds = xr.open_zarr(source)
+    ds.chunking.apply({"t": -1, "y": 10}, store=tmp_path / "s.zarr", progress=False)
+    peaks = client.run(peak)
+    assert max(peaks.values()) <= 0.6 * 400_000_000
+    info = client.scheduler_info(n_workers=-1)["workers"]
+    assert len(info) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*unclosed:ResourceWarning")
+def test_a_store_in_memory_is_refused_on_a_cluster(client: Client, source: Path) -> None:
+    """Workers are other processes: what they would write to memory, nobody else could see."""
+    assert client is not None
+    store = zarr.storage.MemoryStore()
+    with pytest.raises(xchunk.XchunkError, match="memory"):
+        xr.open_zarr(source).chunking.apply({"t": -1, "y": 10}, store=store, progress=False)
