@@ -222,10 +222,10 @@ class TestStages:
     def test_any_width_goes_through_scratch(
         self, tmp_path: Path, rng: np.random.Generator, dtype: str
     ) -> None:
-        from xchunk.engine.copy import scratch_dtype
         from xchunk.core.plan import Scratch
-        from xchunk.storage.workspace import Workspace
+        from xchunk.engine.copy import scratch_dtype
         from xchunk.storage.stores import open_store
+        from xchunk.storage.workspace import Workspace
         from xchunk.storage.zarr_io import open_array
 
         wanted = np.dtype(dtype)
@@ -326,7 +326,7 @@ class TestTargets:
         target = tmp_path / "s.zarr"
         ds = opened(source)
         ds["t2m"] = ds.t2m.copy(data=da.map_blocks(fail, ds.t2m.data, dtype="f8"))
-        with pytest.raises(xchunk.StageFailedError, match="bad sector.*same call.*xchunk clean"):
+        with pytest.raises(xchunk.StageFailedError, match=r"bad sector.*same call.*xchunk clean"):
             ds.chunking.apply({"time": -1}, store=target, progress=False)
         assert not (target / "zarr.json").exists()
         assert (target / ".xchunk/journal").exists()
@@ -413,7 +413,8 @@ class TestFaces:
         t2m = report["t2m"]
         assert t2m.chunks == (1, 18, 20)
         assert (t2m.stored_dtype, t2m.dtype) == (np.dtype("i2"), np.dtype("f8"))
-        assert t2m.packing is not None and t2m.packing.scale_factor == 0.01
+        assert t2m.packing is not None
+        assert t2m.packing.scale_factor == 0.01
         assert {x.name for x in list(report)[:3]} == {"t2m", "mask", "crs"}
         frame = report.to_dataframe()
         assert frame.loc["t2m", "n_chunks"] == 24

@@ -21,8 +21,8 @@ SRC = ROOT / "src"
 
 #: Modules that bind plans to stores, and run them.
 ORCHESTRATION = [
-    "batch", r"diagnose(\..+)?", "cleaning", "faults", "jobs", "joining", "lazy", "opening", "proof",
-    "rechunk", "reopen", "resume", "run", "sources", "uses",
+    "batch", r"diagnose(\..+)?", "cleaning", "faults", "jobs", "joining", "lazy", "opening",
+    "proof", "rechunk", "reopen", "resume", "run", "sources", "uses",
 ]  # fmt: skip
 
 #: The floors from the ground up; a module may import its own floor and those below.

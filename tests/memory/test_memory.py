@@ -86,7 +86,7 @@ def check(found: dict[str, Any], target: Path, max_mem: int, values: Any) -> Non
     assert found["projected"] <= max_mem
     if max_mem < NBYTES:
         # what is predicted and not used is wasted; some megabytes are there in any case
-        assert found["projected"] <= 2 * found["grown"] + 2_000_000
+        assert found["projected"] <= 2 * found["grown"] + 4_000_000
     stored = zarr.open_group(target, mode="r")["v"]
     assert stored[:].tobytes() == values.tobytes()
 
@@ -108,8 +108,7 @@ FULL = {
         ("v3", "zstd", "sharded"),
         ("netcdf4", "zstd", "plain"),
     ]
-    for threads in (1, 2, 4)
-    for part in (2, 3)
+    for threads, part in ((1, 3), (2, 3), (4, 2))
 }
 
 

@@ -152,7 +152,7 @@ def _region(v: ArrayLayout, region: RegionWrite) -> Iterator[Finding]:
             last = -(-stop // unit) * unit
             ragged[dim] = slice(start // unit * unit, min(last, region.shape[i]))
     if shared:
-        unit = dict(zip(v.dims, region.units, strict=True))
+        units = dict(zip(v.dims, region.units, strict=True))
         yield Finding(
             "unsafe-region",
             "error",
@@ -160,7 +160,7 @@ def _region(v: ArrayLayout, region: RegionWrite) -> Iterator[Finding]:
             f"dask blocks end within {shared} of the target's chunks of {tuple(region.units)}",
             "to_zarr raises ValueError; with safe_chunks=False tasks overwrite each other's part "
             "of the same chunk",
-            f"ds = ds.chunk({unit})  # after selecting a region that starts with a chunk",
+            f"ds = ds.chunk({units})  # after selecting a region that starts with a chunk",
         )
     elif ragged:
         safe = ", ".join(f"{d!r}: slice({s.start}, {s.stop})" for d, s in ragged.items())

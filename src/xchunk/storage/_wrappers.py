@@ -110,7 +110,7 @@ def resize_chunk_cache(part: Part, cache: tuple[int, int, float]) -> tuple[int, 
     if type(wrapper) is not NetCDF4ArrayWrapper:
         return None
     with wrapper.datastore.lock:
-        variable = wrapper.get_array(needs_lock=False)
+        variable = wrapper.get_array(needs_lock=False)  # type: ignore[no-untyped-call]
         if variable.chunking() in (None, "contiguous"):
             return None
         before: tuple[int, int, float] = variable.get_var_chunk_cache()

@@ -93,8 +93,11 @@ class Beside:
         """Rename the complete new store into the target's place, and delete the old one."""
         if self.path.exists():
             self.path.rename(self.old)
-        self.new.rename(self.path)
+        self._rename_new()
         self._remove_old()
+
+    def _rename_new(self) -> None:
+        self.new.rename(self.path)
 
     def repair(self) -> None:
         """Finish the renames of a run that was stopped between them."""

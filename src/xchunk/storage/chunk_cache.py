@@ -58,6 +58,5 @@ def _resize(variable: xr.Variable, cache: tuple[int, int, float]) -> Any:
         from xchunk.storage._wrappers import resize_chunk_cache
 
         return resize_chunk_cache(part_of(variable), cache)
-    # It only saves memory: whatever fails, the variable is read as it is.
-    except Exception:
+    except Exception:  # noqa: BLE001 - it only saves memory: the variable is read all the same
         return None
