@@ -66,6 +66,8 @@ def predict_cell(function: Any, ds: Any) -> dict[str, Any]:
 
 
 def suggest(function: Any, ds: Any) -> dict[str, Any]:
+    import xchunk  # noqa: F401 - it gives Datasets their accessor
+
     start = time.perf_counter()
     found = ds.chunking.suggest(workload=function, max_mem="600MB")
     took = time.perf_counter() - start
