@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,3 +275,21 @@ def test_chunks_are_read_or_refused(what: Any) -> None:
     except xchunk.XchunkError:
         return
     assert {a.name for a in plan.arrays} == {"v", "m"}
+
+
+DOCUMENTED = [
+    "shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs",
+    "attributes", "dimension_names", "zarr_format", "node_type", "storage_transformers",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(st.dictionaries(st.sampled_from(DOCUMENTED), JUNK, min_size=1, max_size=2))
+def test_any_metadata_are_read_or_refused(changes: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = group(Path(folder) / "a.zarr", **changes)
+        try:
+            report = open_source(path).chunking.layout()
+        except xchunk.XchunkError:
+            return
+        assert {layout.name for layout in report} <= {"v"}

@@ -277,7 +277,7 @@ def test_a_closed_pipe_is_no_error(maps: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_with_130_and_leaves_nothing() -> None:
+def test_ctrl_c_ends_with_130_and_can_be_resumed() -> None:
     values = np.random.default_rng(7).random((4000, 60, 90), dtype="float32")
     ds = xr.Dataset({"t": (("time", "lat", "lon"), values)})
     ds.to_zarr("maps.zarr", encoding={"t": {"chunks": (1, 60, 90)}}, consolidated=False)
@@ -291,5 +291,9 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing() -> None:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted" in err
+    assert "xchunk clean" in err
     assert "Traceback" not in err
+    assert sorted(p.name for p in Path().iterdir()) == ["maps.zarr", "out.zarr"]
+    assert not Path("out.zarr/zarr.json").exists()
+    assert cli.run(["clean", "out.zarr", "--delete"]) == 0
     assert [p.name for p in Path().iterdir()] == ["maps.zarr"]
