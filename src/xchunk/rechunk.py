@@ -374,7 +374,11 @@ def bind(
             target = replace(target, assembled=with_blocks(target, budget))
             job = copy_job(target)
             own = limits if may_scratch(one) else replace(limits, scratch=False)
-            copies.append(_Copy(target, plan_array(job, budget, rates=rates, limits=own)))
+            chosen = plan_array(job, budget, rates=rates, limits=own)
+            if own is not limits:
+                # that no scratch may be used is our doing, and no plan that lost
+                chosen = replace(chosen, runner_up="")
+            copies.append(_Copy(target, chosen))
             grouped[path][0].append(target)
             notes += [f"{one.path}: {note}" for note in one.notes]
     metadata = make_metadata(grouped, zarr_format=zarr_format)
