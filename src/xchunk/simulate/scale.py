@@ -22,6 +22,9 @@ MANY_BLOCKS, _FEW = 400, 60
 #: Bytes of a block beyond which tasks are tried on thinner ones.
 _BLOCK = 16_000_000
 
+#: Elements that a block keeps along a dim that is thinned.
+_SHORTEST = 16
+
 
 def thinned(main: ArrayLayout, own: Mapping[str, DimChunk]) -> dict[str, float]:
     """By how much to thin which dims so that blocks are quick to try; nothing if they are."""
@@ -33,10 +36,15 @@ def thinned(main: ArrayLayout, own: Mapping[str, DimChunk]) -> dict[str, float]:
     flat = [d for d in main.dims if roles.get(d) == "H"] or [
         d for d in main.dims if roles.get(d) != "T"
     ]
-    flat = [d for d in flat if longest[d] >= 32] or list(main.dims[-1:])
-    factor = (_BLOCK / 2 / nbytes) ** (1 / len(flat))
-    # so short that a dim's parts would vanish is too short
-    return {d: max(factor, 8 / longest[d]) for d in flat}
+    # One dim if it is long enough: a line through two twins is then right also for what grows
+    # with another dim only, or does not grow at all.
+    flat = sorted(flat or main.dims[-1:], key=lambda d: -longest[d])
+    left, out = _BLOCK / 2 / nbytes, {}
+    for d in flat:
+        if left < 1:
+            out[d] = min(1.0, max(left, _SHORTEST / longest[d]))
+            left /= out[d]
+    return out
 
 
 def twin_shapes(
@@ -83,7 +91,8 @@ def extended(found: Sequence[tuple[float, Prediction]]) -> Prediction:
         if b <= a:
             return y / b
         slope = max(0.0, (y - x) / (b - a))
-        return max(y, y + slope * (1 - b))
+        # at the most in proportion: nothing is smaller than nothing where there are no data
+        return min(y / b, y + slope * (1 - b))
 
     def whole(name: str) -> int:
         return round(line(getattr(small, name), getattr(large, name)))
