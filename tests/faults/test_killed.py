@@ -52,9 +52,9 @@ def spread(rng: random.Random, count: int) -> list[float]:
 
 @pytest.mark.parametrize("overwrite", [False, True], ids=["new", "overwrite"])
 def test_a_few_kills(tmp_path: Path, overwrite: bool) -> None:
-    instants = [0.004, 0.3, [0.2, 0.4, 0.9], 0.97, 0.99]
+    instants = [0.004, [0.2, 0.4, 0.9], 0.98]
     found = kill(tmp_path, instants, overwrite=overwrite)
-    assert found["kills"] >= 5
+    assert found["kills"] >= 3
     assert found["kept"] > 0
 
 
