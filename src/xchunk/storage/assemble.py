@@ -111,7 +111,27 @@ def assemble(
     finally:
         # netCDF's library fails where a file is opened again beside a handle that stays open
         close_files()
+    assembled = _without_repeated_units(assembled)
     return _without_made_up_coordinates(ds, assembled, attrs), dict(attrs)
+
+
+def _without_repeated_units(assembled: list[Assembled]) -> list[Assembled]:
+    """Take back from computed bounds the units that they share with what they bound.
+
+    CF lets bounds have none, xarray decodes them by their parent's, and encodes them with a
+    copy of its own.
+    """
+    by_name = {one.name: one for one in assembled}
+    parents = {str(p.attrs["bounds"]): p for p in assembled if "bounds" in p.attrs}
+    for name, parent in parents.items():
+        one = by_name.get(name)
+        if one is None or one.ref is not None:
+            continue
+        shared = {k for k in _TIME_KEYS if k in one.attrs and one.attrs[k] == parent.attrs.get(k)}
+        by_name[name] = replace(
+            one, attrs={k: v for k, v in one.attrs.items() if k not in shared}
+        )
+    return list(by_name.values())
 
 
 def _without_made_up_coordinates(
@@ -125,7 +145,7 @@ def _without_made_up_coordinates(
     for one in assembled:
         original = ds.variables[one.name]
         said = "coordinates" in original.attrs or "coordinates" in original.encoding
-        if one.ref is not None and not said and "coordinates" in one.attrs:
+        if not said and "coordinates" in one.attrs:
             made_up.add(one.name)
         else:
             kept.append(str(one.attrs.get("coordinates", "")))
