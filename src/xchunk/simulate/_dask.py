@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import dask
 from dask.base import compute
 
-from xchunk.errors import XchunkError
+from xchunk.errors import InvalidChunksError
 
 __all__ = [
     "AliasNode",
@@ -41,7 +41,7 @@ Key: TypeAlias = Hashable
 _VERSION = version("dask")
 
 
-class SimulationError(XchunkError, RuntimeError):
+class SimulationError(InvalidChunksError):
     """A graph that cannot be predicted."""
 
 
