@@ -98,5 +98,5 @@ def _digest(values: NDArray[Any]) -> bytes:
             state.update(len(raw).to_bytes(8, "little") + raw)
     else:
         little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-        state.update(np.ascontiguousarray(little).view(np.uint8).reshape(-1))
+        state.update(np.ascontiguousarray(little).view(np.uint8).reshape(-1).data)
     return state.digest()

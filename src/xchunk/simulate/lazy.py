@@ -50,7 +50,7 @@ def lazy_graph(lazy: Any, *, gather: bool | None = None) -> tuple[Graph, int]:
     nbytes = sum(_nbytes(a) for a in arrays)
     if nbytes <= SMALL if gather is None else gather:
         return capture(*arrays), 0
-    targets = [Discard(a.shape, a.dtype) for a in arrays]
+    targets: Any = [Discard(a.shape, a.dtype) for a in arrays]
     return capture(da.store(arrays, targets, lock=False, compute=False)), nbytes
 
 

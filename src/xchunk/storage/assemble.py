@@ -128,9 +128,7 @@ def _without_repeated_units(assembled: list[Assembled]) -> list[Assembled]:
         if one is None or one.ref is not None:
             continue
         shared = {k for k in _TIME_KEYS if k in one.attrs and one.attrs[k] == parent.attrs.get(k)}
-        by_name[name] = replace(
-            one, attrs={k: v for k, v in one.attrs.items() if k not in shared}
-        )
+        by_name[name] = replace(one, attrs={k: v for k, v in one.attrs.items() if k not in shared})
     return list(by_name.values())
 
 
