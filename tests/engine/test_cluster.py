@@ -52,10 +52,10 @@ def test_the_active_client_runs_the_stages(client: Client, source: Path, tmp_pat
     budget = ds.chunking.budget()
     assert (budget.workers, budget.threads, budget.memory) == (2, 1, 400_000_000)
     seen: list[str] = []
-    plan = ds.chunking.plan({"t": -1, "y": 10}, store=tmp_path / "s.zarr", max_mem="30MB")
+    plan = ds.chunking.plan({"t": -1, "y": 10}, store=tmp_path / "s.zarr", max_mem="40MB")
     assert plan["v"].family == "staged"
     out = ds.chunking.apply(
-        {"t": -1, "y": 10}, store=tmp_path / "s.zarr", max_mem="30MB", progress=False, verify=True
+        {"t": -1, "y": 10}, store=tmp_path / "s.zarr", max_mem="40MB", progress=False, verify=True
     )
     stored = zarr.open_group(tmp_path / "s.zarr", mode="r")["v"]
     assert stored.chunks == (150, 10, 500)

@@ -17,7 +17,7 @@ WHAT = {"t": -1, "y": 10}
 
 
 @cache
-def call(path: Path, spare: int = 500_000) -> dict[str, Any]:
+def call(path: Path, spare: int = 1_200_000) -> dict[str, Any]:
     """What `apply` is given: so little memory that it goes through scratch in several boxes."""
     ds, most = opened(path), 1_000
     while True:

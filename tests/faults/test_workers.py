@@ -71,10 +71,10 @@ def test_a_target_that_workers_cannot_see(
 ) -> None:
     source = maps(tmp_path / "maps.zarr")
 
-    def blind(store: object, key: str) -> bool:
-        return False
+    def blind(store: object, key: str) -> None:
+        return None
 
-    monkeypatch.setattr("xchunk.engine.run._sees", blind)
+    monkeypatch.setattr("xchunk.engine.run._answer", blind)
     with pytest.raises(xchunk.SourceError, match="cannot see"):
         opened(source).chunking.apply(store=tmp_path / "t.zarr", progress=False, **call(source))
     assert not (tmp_path / "t.zarr").exists()
