@@ -216,7 +216,7 @@ class Rechunk:
         run_chains(chains, threads=self.allowed.threads, client=current_client(), report=report)
 
     def _commit(self, store: Store) -> None:
-        sweep_partials(store, [c.assembled.path for c in self.copies])
+        sweep_partials(store, [c.assembled.path for c in self.copies], self.metadata.groups)
         commit(store, self.metadata)
 
     def _chain(

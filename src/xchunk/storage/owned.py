@@ -25,6 +25,8 @@ _DOCUMENTS = r"zarr\.json|\.zarray|\.zattrs|\.zgroup|\.zmetadata"
 #: Scratch arrays that one array may have.
 _MOST_STAGES = 4
 #: What zarr writes to a local disk before it renames it; a process that is killed leaves it.
+#: What zarr's local store appends to the name of a file while it is being written.
+_HALF_WRITTEN = f".{'0' * 32}.partial"
 _PARTIAL = re.compile(r"(.*/)?[^/]*\.[0-9a-f]{32}\.partial")
 _OF_ARRAY = re.compile(rf"{_DOCUMENTS}|c(/\d+)*|\d+([./]\d+)*")
 _OF_GROUP = re.compile(_DOCUMENTS)
@@ -124,9 +126,14 @@ def forget(store: Store, path: str) -> None:
         delete_prefix(store, f"{PREFIX}/scratch/{stage}/{path}")
 
 
-def sweep_partials(store: Store, arrays: Sequence[str]) -> None:
-    """Delete what writers that were killed left half-written below arrays."""
+def sweep_partials(store: Store, arrays: Sequence[str], documents: Iterable[str]) -> None:
+    """Delete what writers that were killed left half-written: below arrays, and of groups."""
     if local_path(store) is None:
         return
     for path in arrays:
         delete_owned(store, [k for k in _list(store, path) if _PARTIAL.fullmatch(k)])
+    # zarr puts the random part in the place of a suffix: zarr.json, .zgroup
+    stems = {key.removesuffix(".json") for key in documents}
+    for group in {key.rpartition("/")[0] for key in documents}:
+        halves = [k for k in _list(store, group, deep=False) if _PARTIAL.fullmatch(k)]
+        delete_owned(store, [k for k in halves if k[: -len(_HALF_WRITTEN)] in stems])
