@@ -348,8 +348,8 @@ def test_a_task_opens_by_location(tmp_path: Path) -> None:
     from xchunk.storage.assemble import assemble
 
     ds = xr.Dataset({"v": (("t", "x"), np.zeros((4, 8)))})
-    ds.to_netcdf(tmp_path / "s.nc", engine="h5netcdf")
-    with xr.open_dataset(tmp_path / "s.nc", chunks={}, engine="h5netcdf") as source:
+    ds.to_netcdf(tmp_path / "s.nc", engine="netcdf4")
+    with xr.open_dataset(tmp_path / "s.nc", chunks={}, engine="netcdf4") as source:
         (one,), _ = assemble(source, zarr_format=3)
         assert one.ref is not None
         assert pickle.loads(pickle.dumps(one.ref)) == one.ref
