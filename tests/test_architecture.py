@@ -21,8 +21,8 @@ SRC = ROOT / "src"
 
 #: Modules that bind plans to stores, and run them.
 ORCHESTRATION = [
-    "batch", r"diagnose(\..+)?", "cleaning", "faults", "jobs", "joining", "lazy", "opening",
-    "proof", "rechunk", "reopen", "resume", "run", "sources", "uses",
+    r"batch(\..+)?", "binding", "cleaning", r"diagnose(\..+)?", "extend", "faults", "jobs",
+    "joining", "lazy", "legacy", "opening", "proof", "reopen", "resume", "run", "sources", "uses",
 ]  # fmt: skip
 
 #: The floors from the ground up; a module may import its own floor and those below.
@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("orchestration", "|".join(ORCHESTRATION)),
         (
             "face",
-            r"accessor|asking|chunkmanager|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|functions",
+            r"accessor|asking|chunkmanager|plotting|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|functions",
         ),
     ]
 )

@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 
 import xchunk
-import xchunk.rechunk
+import xchunk.binding
 from xchunk import cli
 from xchunk.storage.beside import Beside
 from xchunk.storage.site import Site, state_of
@@ -43,9 +43,9 @@ def stop(
 
     with monkeypatch.context() as patched:
         owner, name = {
-            "commit": (xchunk.rechunk, "commit"),
-            "publish": (xchunk.rechunk.Site, "publish"),
-            "leave": (xchunk.rechunk.Site, "leave"),
+            "commit": (xchunk.binding, "commit"),
+            "publish": (xchunk.binding.Site, "publish"),
+            "leave": (xchunk.binding.Site, "leave"),
             "second rename": (Beside, "_rename_new"),
         }[at]
         patched.setattr(owner, name, die)

@@ -16,10 +16,10 @@ from xchunk.asking import Asking
 from xchunk.errors import InvalidChunksError
 
 if TYPE_CHECKING:
+    from xchunk.binding import Rechunk
     from xchunk.core.cost import Rates
     from xchunk.core.plan import Limits, RechunkPlan
     from xchunk.proof import Proof
-    from xchunk.rechunk import Rechunk
 
 __all__ = ["ChunkingAccessor", "DataArrayChunking", "DataTreeChunking", "DatasetChunking"]
 
@@ -210,7 +210,7 @@ class ChunkingAccessor(Asking[T]):
         self, what: What, store: Any, *, access: Any, memory: Any, max_mem: Any, **options: Any
     ) -> tuple[Rechunk, What]:
         """Bind what is asked; also return the suggestion, where that was made of ``access``."""
-        from xchunk.rechunk import bind
+        from xchunk.binding import bind
         from xchunk.resume import planning_budget
 
         allowed = self.budget(memory, max_mem)

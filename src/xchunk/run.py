@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import xarray as xr
 
+from xchunk.binding import Rechunk
 from xchunk.core.suggest import Suggestion
 from xchunk.errors import SourceError
-from xchunk.rechunk import Rechunk
 from xchunk.reopen import reopen
 from xchunk.storage.chunk_cache import small_chunk_caches
 from xchunk.storage.stores import describe, is_fault_of_store

@@ -28,9 +28,9 @@ import xarray as xr
 import zarr
 
 import xchunk
+import xchunk.binding
 import xchunk.engine.copy
 import xchunk.formatting.progress
-import xchunk.rechunk
 import xchunk.reopen
 import xchunk.run
 from xchunk.storage import beside
@@ -105,10 +105,10 @@ class Run:
 
             setattr(module, name, noted)
 
-        note(xchunk.rechunk, "write_arrays", "metadata")
-        note(xchunk.rechunk, "commit", "commit")
-        note(xchunk.rechunk.Site, "publish", "publish")
-        note(xchunk.rechunk.Site, "leave", "clean-up")
+        note(xchunk.binding, "write_arrays", "metadata")
+        note(xchunk.binding, "commit", "commit")
+        note(xchunk.binding.Site, "publish", "publish")
+        note(xchunk.binding.Site, "leave", "clean-up")
         real = xchunk.engine.copy._copy
 
         def copy(spec: Any, i: int) -> int:

@@ -7,7 +7,7 @@ of the source. *Staged*: the first stage reads boxes of whole source chunks and 
 pieces to a scratch array; the second reads whole pieces and writes whole write units.
 
 These are the nouns of a plan, made of numbers only. `xchunk.core.plan` chooses them, and
-`xchunk.rechunk` binds them to stores and runs them.
+`xchunk.binding` binds them to stores and runs them.
 """
 
 from __future__ import annotations
