@@ -22,7 +22,8 @@ SRC = ROOT / "src"
 #: Modules that bind plans to stores, and run them.
 ORCHESTRATION = [
     r"batch(\..+)?", "binding", "cleaning", r"diagnose(\..+)?", "extend", "faults", "jobs",
-    "joining", "lazy", "legacy", "opening", "proof", "reopen", "resume", "run", "sources", "uses",
+    "joining", "lazy", "legacy", "naming", "opening", "proof", "reopen", "resume", "run",
+    "sources", "uses",
 ]  # fmt: skip
 
 #: The floors from the ground up; a module may import its own floor and those below.

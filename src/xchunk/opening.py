@@ -6,7 +6,6 @@ into blocks of whole stored chunks: every block is one task, and nothing is merg
 
 from __future__ import annotations
 
-import glob
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -22,16 +21,15 @@ from xchunk.core.suggest import Suggestion, VariableSuggestion, suggest_dataset
 from xchunk.core.units import format_seconds
 from xchunk.engine.budget import detect_budget
 from xchunk.engine.run import current_client
-from xchunk.errors import ExcessiveIOWarning, InvalidChunksError, SourceError, XchunkWarning
+from xchunk.errors import ExcessiveIOWarning, InvalidChunksError, XchunkWarning
 from xchunk.joining import Opened, join_files
 from xchunk.lazy import chunk_lazily, threads_note
+from xchunk.naming import spell_out
 from xchunk.sources import open_source
 from xchunk.storage.layouts import read_layouts
 from xchunk.uses import by_position, group_edges
 
 __all__ = ["open_dataset"]
-
-_MAGIC = ("*", "?", "[")
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,8 @@ def open_dataset(
     Parameters
     ----------
     src : str, path, or sequence of them
-        A netCDF, HDF5 or zarr dataset, a path or a URL; several; or a glob (``"era5_*.nc"``).
+        A netCDF, HDF5 or zarr dataset, a path or a URL; several; a glob (``"era5_*.nc"``); or a
+        folder of netCDF files.
     access : str, mapping or list, optional
         How the data will be used, as ``ds.chunking.suggest`` takes it. A scan by default.
     memory, max_mem : int or str, optional
@@ -176,13 +175,13 @@ def open_dataset(
         )
     pattern = {"reduce": reduce, "rolling": rolling, "groupby": groupby, "resample": resample}
     wish = _Wish(access, memory, max_mem, rates, pattern)
-    names = _names(src, storage_options)
+    names = spell_out(src, storage_options)
 
     def opened(name: Any) -> xr.Dataset:
         return open_source(name, engine, group, storage_options, chunks=None, **open_kwargs)
 
-    if isinstance(names, str):
-        ds = opened(names)
+    if len(names) == 1:
+        ds = opened(names[0])
         if preprocess is not None:
             ds = preprocess(ds)
         ds = chunk_lazily(ds, wish.chunks(ds, read_layouts({"": ds}).layouts))
@@ -198,35 +197,3 @@ def open_dataset(
     for said, kind in wish.notes.items():
         warnings.warn(said, kind, stacklevel=2)
     return ds
-
-
-def _names(src: Any, storage_options: Mapping[str, Any] | None) -> str | list[str]:
-    """Spell out what the user named: one source, or the list of files of a list or a glob."""
-    if isinstance(src, str | os.PathLike):
-        name = os.fspath(src)
-        if not any(m in name for m in _MAGIC) or os.path.exists(name):  # noqa: PTH110 - may be a URL
-            return name
-        found = _glob(name, storage_options)
-        if not found:
-            raise SourceError(f"{name}: no file has such a name. Check the pattern.")
-        return found
-    if not isinstance(src, Sequence):
-        raise SourceError(
-            f"{type(src).__name__} is not something to open; give a path, a URL, a glob or a list."
-        )
-    names = [os.fspath(s) for s in src]
-    if not names:
-        raise SourceError("there are no files to open: the list is empty.")
-    return names if len(names) > 1 else names[0]
-
-
-def _glob(name: str, storage_options: Mapping[str, Any] | None) -> list[str]:
-    if "://" not in name:
-        return sorted(glob.glob(os.path.expanduser(name), recursive=True))  # noqa: PTH111, PTH207
-    import fsspec
-
-    try:
-        fs, path = fsspec.core.url_to_fs(name, **dict(storage_options or {}))
-        return sorted(fs.unstrip_protocol(p) for p in fs.glob(path))
-    except Exception as error:  # every filesystem has errors of its own
-        raise SourceError(f"{name}: cannot be listed ({error}).") from error
