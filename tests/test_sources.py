@@ -12,7 +12,7 @@ import zarr
 
 from xchunk import sources
 from xchunk.errors import SourceError, XchunkWarning
-from xchunk.sources import open_source
+from xchunk.sources import open_groups, open_source
 from xchunk.storage.netcdf3 import expected_size
 
 pytestmark = pytest.mark.filterwarnings(
@@ -196,3 +196,29 @@ def test_documents_that_are_not_json_are_no_array() -> None:
     Path("data/zarr.json").write_text(json.dumps([1]))
     with pytest.raises(SourceError, match="zarr group"):
         open_source("data")
+
+
+def test_open_groups_opens_all_of_them() -> None:
+    tree = {"/": _numbers(3), "/a": _numbers(4), "/a/b": _numbers(5)}
+    xr.DataTree.from_dict(tree).to_zarr("tree.zarr")
+    xr.DataTree.from_dict(tree).to_netcdf("tree.nc", engine="netcdf4")
+    for name in ("tree.zarr", "tree.nc"):
+        groups = open_groups(name)
+        assert {path: ds.sizes for path, ds in groups.items()} == {
+            "": {"x3": 3},
+            "a": {"x4": 4},
+            "a/b": {"x5": 5},
+        }
+        assert groups["a"].v.chunks == ((4,),)
+
+
+def test_times_that_cannot_be_decoded_lose_no_group() -> None:
+    odd = xr.Dataset(coords={"time": ("time", [0, 1], {"units": "months since 0000-01-01"})})
+    xr.DataTree.from_dict({"/": _numbers(3), "/a": odd}).to_netcdf("odd.nc", engine="netcdf4")
+    with pytest.warns(XchunkWarning, match="times are shown"):
+        groups = open_groups("odd.nc")
+    assert groups["a"].time.dtype == "int64"
+
+
+def _numbers(n: int) -> xr.Dataset:
+    return xr.Dataset({"v": (f"x{n}", np.arange(n))})

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,12 +18,13 @@ import xarray as xr
 from xchunk.errors import SourceError, XchunkWarning
 from xchunk.storage.netcdf3 import expected_size
 
-__all__ = ["open_source"]
+__all__ = ["open_groups", "open_source"]
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(://|::)", re.IGNORECASE)
 _LOCAL = ("file://", "local://")
 _HDF5, _NETCDF3, _ZIP = b"\x89HDF\r\n\x1a\n", (b"CDF\x01", b"CDF\x02", b"CDF\x05"), b"PK\x03\x04"
 _ZARR_GROUP = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")
+_WITH_GROUPS = ("h5netcdf", "netcdf4", "zarr")
 _EXTRA = "pip install 'xchunk[netcdf]'"
 
 #: Which packages read each format, the preferred first: xarray's engine, and its modules.
@@ -81,6 +82,70 @@ def open_source(
         If there is nothing there, if it is empty, truncated or of no known format, or if no
         package that reads it is installed.
     """
+    name, target, kwargs = _prepare(src, engine, storage_options, open_kwargs)
+    if group is not None:
+        # backends of others need not know groups
+        kwargs["group"] = group
+    ds: xr.Dataset = _open(target, name, kwargs)
+    if not ds.variables:
+        warnings.warn(
+            f"{name}: there are no variables at {group or 'its root'}; are they in a group of it?",
+            XchunkWarning,
+            stacklevel=2,
+        )
+    return ds
+
+
+def open_groups(
+    src: str | os.PathLike[str],
+    engine: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **open_kwargs: Any,
+) -> dict[str, xr.Dataset]:
+    """Open all groups of a source lazily, each as `open_source` opens one.
+
+    Parameters
+    ----------
+    src, engine, storage_options, **open_kwargs
+        As for `open_source`.
+
+    Returns
+    -------
+    dict
+        The Dataset of each group's path; ``""`` is the root. Only the root where the backend
+        knows no groups.
+
+    Raises
+    ------
+    SourceError
+        As `open_source` does.
+    """
+    name, target, kwargs = _prepare(src, engine, storage_options, open_kwargs)
+    if kwargs["engine"] not in _WITH_GROUPS:
+        return {"": open_source(src, engine, None, storage_options, **open_kwargs)}
+    try:
+        found: dict[str, xr.Dataset] = _open(target, name, kwargs, xr.open_groups)
+    except SourceError as error:
+        root = open_source(src, engine, None, storage_options, **open_kwargs)
+        warnings.warn(
+            f"only the root group is looked at, since not all groups can be opened ({error})",
+            XchunkWarning,
+            stacklevel=2,
+        )
+        return {"": root}
+    groups = {path.strip("/"): ds for path, ds in found.items()}
+    if not any(ds.variables for ds in groups.values()):
+        warnings.warn(f"{name}: there are no variables in it.", XchunkWarning, stacklevel=2)
+    return groups
+
+
+def _prepare(
+    src: str | os.PathLike[str],
+    engine: str | None,
+    storage_options: Mapping[str, Any] | None,
+    open_kwargs: Mapping[str, Any],
+) -> tuple[str, Any, dict[str, Any]]:
+    """Find what is at a place; return its name, and what xarray is to open, and how."""
     name = os.fspath(src)
     for prefix in _LOCAL:
         name = name.removeprefix(prefix)
@@ -91,19 +156,11 @@ def open_source(
     else:
         found = _find_remote(name, options) if remote else _find_local(name)
     kwargs: dict[str, Any] = {"chunks": {}, "engine": found.engine, **open_kwargs}
-    if group is not None:
-        # backends of others need not know groups
-        kwargs["group"] = group
-    if options and isinstance(found.target, str) and found.engine in ("zarr", "h5netcdf"):
+    reaches = remote and isinstance(found.target, str) and found.engine in ("zarr", "h5netcdf")
+    if options and reaches:
+        # a local path takes none
         kwargs["storage_options"] = options
-    ds = _open(found.target, name, kwargs)
-    if not ds.variables:
-        warnings.warn(
-            f"{name}: there are no variables at {group or 'its root'}; are they in a group of it?",
-            XchunkWarning,
-            stacklevel=2,
-        )
-    return ds
+    return name, found.target, kwargs
 
 
 def _find_local(name: str) -> _Found:
@@ -229,10 +286,12 @@ def _zip_store(path: Path) -> Any:
     return ZipStore(path, mode="r")
 
 
-def _open(target: Any, name: str, kwargs: dict[str, Any]) -> xr.Dataset:
+def _open(
+    target: Any, name: str, kwargs: dict[str, Any], opener: Callable[..., Any] = xr.open_dataset
+) -> Any:
     try:
         with _quiet():
-            return xr.open_dataset(target, **kwargs)
+            return opener(target, **kwargs)
     except Exception as error:  # noqa: BLE001  backends raise what they like; all of it is shown
         failed: Exception = error
     # A missing calendar package and unreadable units both end in errors of many kinds.
@@ -240,7 +299,7 @@ def _open(target: Any, name: str, kwargs: dict[str, Any]) -> xr.Dataset:
     if may_be_times and not isinstance(failed, OSError):
         try:
             with _quiet():
-                ds = xr.open_dataset(target, **{**kwargs, "decode_times": False})
+                opened = opener(target, **{**kwargs, "decode_times": False})
         except Exception as error:  # the first error is the one that tells
             raise _readable(name, kwargs, failed) from error
         warnings.warn(
@@ -249,7 +308,7 @@ def _open(target: Any, name: str, kwargs: dict[str, Any]) -> xr.Dataset:
             XchunkWarning,
             stacklevel=3,
         )
-        return ds
+        return opened
     raise _readable(name, kwargs, failed) from failed
 
 
