@@ -50,7 +50,7 @@ from xchunk.storage._parts import (
 )
 from xchunk.storage.refs import FileRef, StoredRef, ZarrRef
 
-__all__ = ["known_decoder", "lazy_part", "reference", "resize_chunk_cache"]
+__all__ = ["is_lazy", "known_decoder", "lazy_part", "reference", "resize_chunk_cache"]
 
 _TRANSPARENT = (MemoryCachedArray, CopyOnWriteArray, ImplicitToExplicitIndexingAdapter)
 _CONVERTERS = (BoolTypeArray, NativeEndiannessArray)
@@ -102,6 +102,11 @@ def reference(part: Part) -> tuple[StoredRef, Any]:
         raise UntraceableError("a file that was opened in an unusual way")
     group = None if engine == "scipy" else store._group
     return FileRef(filename, engine, group, wrapper.variable_name), wrapper.dtype
+
+
+def is_lazy(variable: Any) -> bool:
+    """Whether a variable's values still lie in a backend, and are not read by dask either."""
+    return not getattr(variable, "_in_memory", True) and variable.chunks is None
 
 
 def resize_chunk_cache(part: Part, cache: tuple[int, int, float]) -> tuple[int, int, float] | None:

@@ -8,7 +8,7 @@ to the very bytes that are stored. Everything else is encoded by xarray, as ``to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -19,11 +19,13 @@ from xarray.backends.zarr import encode_zarr_variable
 from xarray.conventions import encode_dataset_coordinates
 
 from xchunk.errors import EncodingError
+from xchunk.storage.checked import checked
 from xchunk.storage.codecs import target_codecs
 from xchunk.storage.refs import StoredRef, Traced
 from xchunk.storage.stored import StoredInfo, close_files, open_stored
 from xchunk.storage.trace import trace
 from xchunk.storage.twins import Neighbours, find_twin
+from xchunk.storage.unpacked import as_blocks, unpacked
 
 __all__ = ["Assembled", "assemble"]
 
@@ -71,7 +73,7 @@ class Assembled:
 
 
 def assemble(
-    ds: xr.Dataset, *, zarr_format: int, group: str = ""
+    ds: xr.Dataset, *, zarr_format: int, group: str = "", unpack: bool | Collection[str] = False
 ) -> tuple[list[Assembled], dict[str, Any]]:
     """Assemble every variable of a Dataset, and the attributes of its group.
 
@@ -83,12 +85,15 @@ def assemble(
         The target's format.
     group : str
         Path of the group that the Dataset becomes.
+    unpack : bool or collection of str
+        Whether packed variables (or these of them) are written as their decoded values.
 
     Raises
     ------
     EncodingError
         If a variable cannot be encoded.
     """
+    ds, notes = unpacked(ds, unpack)
     variables, attrs = encode_dataset_coordinates(ds)
     try:
         traces = {name: trace(variable) for name, variable in ds.variables.items()}
@@ -105,7 +110,8 @@ def assemble(
             traced = traces[name] or find_twin(name, ds.variables[name], neighbours)
             one = _raw(name, group, traced, variable, zarr_format)
             if one is None:
-                one = _computed(name, group, variable, zarr_format)
+                one = _computed(name, group, as_blocks(variable, traced), zarr_format)
+            one = replace(one, notes=(*one.notes, *notes.get(name, ())))
             coord = name in ds.coords
             assembled.append(one if not coord else replace(one, is_coord=True))
     finally:
@@ -256,6 +262,7 @@ def _computed(name: str, group: str, variable: xr.Variable, zarr_format: int) ->
             f"variable {name!r} cannot be encoded for zarr: {error}. Nothing was written. "
             f"Look at ds[{name!r}].encoding; ds[{name!r}].drop_encoding() writes plain values."
         ) from error
+    encoded = checked(variable, encoded, f"{group}/{name}" if group else name)
     own = {k: variable.encoding[k] for k in _ZARR_KEYS if k in variable.encoding}
     notes: list[str] = []
     if own:
