@@ -153,7 +153,7 @@ def copy_job(target: TargetArray) -> CopyJob:
     units = Grid.of(one.shape, target.shards) if target.shards is not None else grid
     codecs = codec_names(one.encoding)
     common: dict[str, Any] = {
-        "name": one.path,
+        "name": one.path or "array",
         "shape": one.shape,
         "itemsize": _itemsize(one),
         "target": grid,

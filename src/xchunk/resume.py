@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from zarr.abc.store import Store
+
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import ArrayPlan
 from xchunk.core.units import format_count
 from xchunk.errors import ResumeMismatchError, TargetExistsError
-from xchunk.storage.fingerprint import source_facts
+from xchunk.storage.fingerprint import source_facts, without_secrets
 from xchunk.storage.journal import Facts, Header, Journal, committed_digest, differences
 from xchunk.storage.site import Site, state_of
 from xchunk.storage.stores import describe, open_store, reaching
@@ -28,7 +30,10 @@ _NAMED = 5
 
 
 def header_of(
-    arrays: Sequence[tuple[TargetArray, ArrayPlan]], metadata: TargetMetadata, budget: MemoryBudget
+    arrays: Sequence[tuple[TargetArray, ArrayPlan]],
+    metadata: TargetMetadata,
+    budget: MemoryBudget,
+    scratch: Store | None = None,
 ) -> Header:
     """Return the facts of a run, for its journal."""
     most = max((plan.projected_mem for _, plan in arrays), default=0)
@@ -36,7 +41,7 @@ def header_of(
         arrays={
             target.assembled.path: {
                 "source": source_facts(target.assembled),
-                "plan": _plan_facts(plan),
+                "plan": _plan_facts(plan) | _place_facts(scratch),
                 "target": _target_facts(target, metadata),
             }
             for target, plan in arrays
@@ -64,6 +69,11 @@ def _plan_facts(plan: ArrayPlan) -> dict[str, Any]:
             for stage in plan.stages
         ]
     }
+
+
+def _place_facts(scratch: Store | None) -> dict[str, Any]:
+    """Tell where scratch data are, unless they are in the target's store."""
+    return {} if scratch is None else {"scratch data in": without_secrets(describe(scratch))}
 
 
 def _grid_facts(grid: Grid) -> list[Any]:

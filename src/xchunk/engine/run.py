@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import dask.array as da
 from dask.base import optimize as dask_optimize
@@ -23,9 +23,14 @@ from xchunk.storage.workspace import PREFIX
 from xchunk.storage.zarr_io import delete_prefix, has_key, put_key
 
 if TYPE_CHECKING:
+    import numpy as np
     from distributed import Client
 
-__all__ = ["Chain", "Report", "current_client", "refuse_blind_workers", "run_chains"]
+    from xchunk.core.cost import Rates
+    from xchunk.core.memory import MemoryBudget
+    from xchunk.core.plan import ArrayPlan, CopyJob, Limits
+
+__all__ = ["Chain", "Engine", "Report", "current_client", "refuse_blind_workers", "run_chains"]
 
 #: Called when a box is done, with the label of its stage, its number, and what its task
 #: returned: its bytes where it was copied, the digests of its pieces where it was only read.
@@ -54,6 +59,31 @@ class Chain:
         count = self.stages[number].boxes.count
         done = self.finished[number] if self.finished else frozenset()
         return [i for i in range(count) if i not in done]
+
+
+class Engine(Protocol):
+    """What plans and copies arrays in the place of xchunk's own planner and tasks."""
+
+    def takes(self, job: CopyJob, dtype: np.dtype[Any]) -> bool:
+        """Tell whether it can copy an array; if not, xchunk does."""
+        ...
+
+    def plan(
+        self, job: CopyJob, budget: MemoryBudget, *, rates: Rates, limits: Limits
+    ) -> ArrayPlan:
+        """Choose how an array is copied within a budget."""
+        ...
+
+    def run(
+        self,
+        chains: Sequence[Chain],
+        *,
+        threads: int,
+        client: Client | None = None,
+        report: Report | None = None,
+    ) -> None:
+        """Run the stages of several arrays, as `run_chains` does."""
+        ...
 
 
 def current_client() -> Client | None:

@@ -24,6 +24,7 @@ __all__ = [
     "overlaps",
     "reaching",
     "refuse_overlap",
+    "same_place",
 ]
 
 StoreLike = Any
@@ -133,6 +134,14 @@ def overlaps(a: StoreLike, b: StoreLike) -> bool:
         root_a, root_b = (s.path.strip("/") + "/" for s in (a, b))
         return root_a.startswith(root_b) or root_b.startswith(root_a)
     return isinstance(a, Store) and a == b
+
+
+def same_place(a: Store, b: Store) -> bool:
+    """Tell whether two stores are one and the same place."""
+    path_a, path_b = local_path(a), local_path(b)
+    if path_a is not None and path_b is not None:
+        return path_a.resolve() == path_b.resolve()
+    return a == b
 
 
 def is_fault_of_store(error: BaseException) -> bool:

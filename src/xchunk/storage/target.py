@@ -23,11 +23,20 @@ from zarr.storage import MemoryStore
 
 from xchunk.errors import EncodingError
 from xchunk.storage.assemble import Assembled
+from xchunk.storage.refs import ZarrRef
+from xchunk.storage.unpublished import Unpublished
 from xchunk.storage.zarr_io import put_key
 
-__all__ = ["TargetArray", "TargetMetadata", "commit", "make_metadata", "write_arrays"]
+__all__ = [
+    "TargetArray",
+    "TargetMetadata",
+    "commit",
+    "make_metadata",
+    "sort_documents",
+    "write_arrays",
+]
 
-_GROUP_FILES = (".zattrs", ".zmetadata", ".zgroup", "zarr.json")
+_GROUP_FILES = (".zattrs", ".zmetadata", ".zgroup", ".zarray", "zarr.json")
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,15 @@ class TargetMetadata:
     """Documents of groups, in the order of writing: the root's last."""
     zarr_format: int
     """2 or 3."""
+
+    def unpublished(self, store: Store, path: str) -> ZarrRef:
+        """Return where an array is written before the target is committed.
+
+        The documents of an array that is all of the store make it openable, so that they are
+        written last: the tasks that write its chunks are shown them meanwhile.
+        """
+        shown = store if path else Unpublished(store, self.groups)
+        return ZarrRef(shown, path, self.zarr_format)
 
 
 def make_metadata(
@@ -95,8 +113,25 @@ def make_metadata(
                     f"the target's metadata cannot be made: {error}. Nothing was written."
                 ) from error
         zarr.consolidate_metadata(store, zarr_format=zarr_format)  # type: ignore[arg-type]
+    return sort_documents(documents, list(groups), zarr_format)
+
+
+def sort_documents(
+    documents: Mapping[str, Any], groups: Sequence[str], zarr_format: int
+) -> TargetMetadata:
+    """Sort what a store in memory holds by when it is written to the target.
+
+    Parameters
+    ----------
+    documents : mapping
+        The buffers of the store.
+    groups : sequence of str
+        Paths of its groups.
+    zarr_format : {2, 3}
+        Its format.
+    """
     contents = {key: value.to_bytes() for key, value in documents.items()}
-    group_keys = _group_keys(contents, list(groups))
+    group_keys = _group_keys(contents, groups)
     array_files = (".zarray", ".zattrs", "zarr.json")
     array_keys = [
         key

@@ -36,11 +36,12 @@ from xchunk.storage.zarr_io import (
     put_key,
 )
 
-__all__ = ["PREFIX", "Workspace", "refuse_lost_pieces"]
+__all__ = ["MARKER", "PREFIX", "Workspace", "refuse_lost_pieces"]
 
 #: The prefix below which everything temporary of ours lies.
 PREFIX = ".xchunk"
-_MARKER = f"{PREFIX}/marker.json"
+#: The key of what tells that all below the prefix is ours.
+MARKER = f"{PREFIX}/marker.json"
 _MADE_BY = "xchunk"
 _UNFINISHED = re.compile(r"marker\.[0-9a-f]{32}\.partial")
 #: What each byte of a piece of scratch that is missing reads as. Data rarely look like it, so
@@ -54,6 +55,9 @@ class Workspace:
 
     store: Store
     """The store that holds it."""
+    folder: str = ""
+    """Where in a store that several runs use for scratch those of this run lie; empty: it is
+    this run's alone."""
 
     def read_marker(self) -> dict[str, Any] | None:
         """Read the marker; None where there is none, or it is not ours."""
@@ -61,7 +65,7 @@ class Workspace:
         if root is not None and (root / PREFIX).is_symlink():
             # it leads to a place that somebody else chose
             return None
-        raw = get_key(self.store, _MARKER)
+        raw = get_key(self.store, MARKER)
         if raw is None:
             return None
         try:
@@ -98,7 +102,7 @@ class Workspace:
                 "Nothing was written. Move it away, or give another target."
             )
         marker = {"made_by": _MADE_BY, "format": 1, **facts}
-        put_key(self.store, _MARKER, json.dumps(marker, indent=1).encode())
+        put_key(self.store, MARKER, json.dumps(marker, indent=1).encode())
 
     def scratch_array(
         self,
@@ -109,7 +113,7 @@ class Workspace:
         scratch: Scratch,
     ) -> ZarrRef:
         """Make the scratch array of one stage of one variable; its pieces carry checksums."""
-        path = f"{PREFIX}/scratch/{stage}/{name}"
+        path = "/".join(filter(None, [PREFIX, "scratch", self.folder, str(stage), name]))
         compressors: list[Any] = [Crc32cCodec()]
         if scratch.compressor == "lz4":
             compressors.insert(0, BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle"))
@@ -144,13 +148,20 @@ class Workspace:
             for part in ("scratch", "journal"):
                 delete_prefix(self.store, f"{PREFIX}/{part}")
 
+    def leave(self) -> None:
+        """Delete the scratch data of this run from a store that others may use as well."""
+        if self.folder and self.read_marker() is not None:
+            delete_prefix(self.store, f"{PREFIX}/scratch/{self.folder}")
+            if not holds_any(self.store, f"{PREFIX}/scratch"):
+                self.remove()
+
     def remove(self) -> None:
         """Delete all that is ours, the marker last; does nothing where the marker is not ours."""
         if self.read_marker() is None:
             return
         self.clear()
         delete_prefix(self.store, f"{PREFIX}/lease")
-        delete_keys(self.store, [_MARKER])
+        delete_keys(self.store, [MARKER])
         root = local_path(self.store)
         if root is not None:
             for path in (root / PREFIX).glob("marker.*.partial"):
