@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "DimChunk",
     "JSON",
     "OneUse",
+    "ProgressLike",
     "Shape",
     "Use",
     "ZarrFormat",
@@ -55,3 +57,18 @@ Action: TypeAlias = Literal["load", "chunk", "stage"]
 ZarrFormat: TypeAlias = Literal[2, 3]
 
 JSON: TypeAlias = Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | bool | None
+
+
+class ProgressLike(Protocol):
+    """What shows how far a rechunk is."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> object: ...
+    def update(self, *, name: str, stage: str, done: int, total: int, nbytes: int) -> None:
+        """Take note that a box is done."""
+        ...

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import xarray as xr
 
-from xchunk._typing import Access, ByteSize, ZarrFormat
+from xchunk._typing import Access, ByteSize, ProgressLike, ZarrFormat
 from xchunk.asking import Asking
 from xchunk.errors import InvalidChunksError
 
 if TYPE_CHECKING:
-    from xchunk.binding import Rechunk
+    from xchunk.bound import Rechunk
     from xchunk.core.cost import Rates
     from xchunk.core.plan import Limits, RechunkPlan
     from xchunk.proof import Proof
@@ -42,6 +42,7 @@ class ChunkingAccessor(Asking[T]):
         shards: Mapping[str, Any] | None = None,
         zarr_format: ZarrFormat | None = None,
         overwrite: bool = False,
+        unpack: bool = False,
         resume: bool = True,
         rates: Rates | None = None,
         limits: Limits | None = None,
@@ -63,6 +64,7 @@ class ChunkingAccessor(Asking[T]):
             shards=shards,
             zarr_format=zarr_format,
             overwrite=overwrite,
+            unpack=unpack,
             resume=resume,
             rates=rates,
             limits=limits,
@@ -81,9 +83,10 @@ class ChunkingAccessor(Asking[T]):
         shards: Mapping[str, Any] | None = None,
         zarr_format: ZarrFormat | None = None,
         overwrite: bool = False,
+        unpack: bool = False,
         resume: bool = True,
         verify: bool = False,
-        progress: bool = True,
+        progress: bool | ProgressLike = True,
         rates: Rates | None = None,
         limits: Limits | None = None,
         storage_options: Mapping[str, Any] | None = None,
@@ -111,13 +114,17 @@ class ChunkingAccessor(Asking[T]):
             The source's format, or 3 where it is no zarr.
         overwrite : bool
             Whether a zarr store that is there is replaced. Nothing else ever is.
+        unpack : bool
+            Whether packed variables are stored as their decoded values, without ``scale_factor``
+            and ``add_offset``; otherwise the packed numbers are copied as they are stored.
         resume : bool
             Whether to go on where an earlier run of the same call was stopped; if not, what it
             left is deleted, and everything is copied.
         verify : bool
             Whether the target is read back and compared with the source bit by bit.
-        progress : bool
-            Whether a progress bar is shown.
+        progress : bool or object
+            Whether a progress bar is shown; or what is told of each box instead, a context
+            manager with a method ``update(*, name, stage, done, total, nbytes)``.
         rates, limits : optional
             How fast things are, and the most tasks and objects of a plan.
         storage_options : mapping, optional
@@ -142,7 +149,6 @@ class ChunkingAccessor(Asking[T]):
         if store is None:
             return self._lazily(what, access=access, memory=memory, max_mem=max_mem, rates=rates)
         from xchunk.core.suggest import Suggestion
-        from xchunk.formatting.progress import Progress
         from xchunk.lazy import tell_threads
         from xchunk.run import run_rechunk
 
@@ -155,6 +161,7 @@ class ChunkingAccessor(Asking[T]):
             shards=shards,
             zarr_format=zarr_format,
             overwrite=overwrite,
+            unpack=unpack,
             resume=resume,
             rates=rates,
             limits=limits,
@@ -163,7 +170,7 @@ class ChunkingAccessor(Asking[T]):
         if isinstance(what, Suggestion):
             tell_threads(what)
         groups = run_rechunk(
-            rechunk, self._groups(), what, verify=verify, progress=Progress(enabled=progress)
+            rechunk, self._groups(), what, verify=verify, progress=_progress(progress)
         )
         return self._back(groups)
 
@@ -173,6 +180,7 @@ class ChunkingAccessor(Asking[T]):
         *,
         memory: ByteSize | None = None,
         max_mem: ByteSize | None = None,
+        progress: bool | ProgressLike = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> Proof:
         """Compare a zarr store with this object, stored bits and metadata.
@@ -185,6 +193,8 @@ class ChunkingAccessor(Asking[T]):
             What `apply` wrote.
         memory, max_mem : int or str, optional
             As in `budget`.
+        progress : bool or object
+            As in `apply`.
         storage_options : mapping, optional
             What fsspec needs to reach a URL.
 
@@ -204,7 +214,9 @@ class ChunkingAccessor(Asking[T]):
         from xchunk.storage.stores import open_store
 
         target = open_store(store, read_only=True, storage_options=storage_options)
-        return prove(self._groups(), target, budget=self.budget(memory, max_mem))
+        budget, shown = self.budget(memory, max_mem), _progress(progress)
+        with shown:
+            return prove(self._groups(), target, budget=budget, progress=shown)
 
     def _bind(
         self, what: What, store: Any, *, access: Any, memory: Any, max_mem: Any, **options: Any
@@ -263,6 +275,13 @@ class ChunkingAccessor(Asking[T]):
         from xchunk.formatting import html
 
         return html.layout_report(self.layout())
+
+
+def _progress(wanted: bool | ProgressLike) -> ProgressLike:
+    """Return what shows the progress."""
+    from xchunk.formatting.progress import Progress
+
+    return Progress(enabled=wanted) if isinstance(wanted, bool) else wanted
 
 
 @xr.register_dataset_accessor("chunking")  # type: ignore[no-untyped-call]

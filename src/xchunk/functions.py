@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from xchunk._typing import ByteSize
+from xchunk._typing import ByteSize, ProgressLike
 from xchunk.errors import SourceError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def verify(
     *,
     memory: ByteSize | None = None,
     max_mem: ByteSize | None = None,
+    progress: bool | ProgressLike = False,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Proof:
     """Compare a zarr store with its source, stored bits and metadata.
@@ -39,6 +40,8 @@ def verify(
         What it was rechunked to.
     memory, max_mem : int or str, optional
         As in ``ds.chunking.budget``.
+    progress : bool or object
+        As in ``ds.chunking.apply``.
     storage_options : mapping, optional
         What fsspec needs to reach URLs.
 
@@ -70,7 +73,11 @@ def verify(
             "path or URL"
         )
     proof: Proof = chunking.verify(
-        target, memory=memory, max_mem=max_mem, storage_options=storage_options
+        target,
+        memory=memory,
+        max_mem=max_mem,
+        progress=progress,
+        storage_options=storage_options,
     )
     return proof
 

@@ -7,6 +7,7 @@ of a rechunk.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 import xarray as xr
 from zarr.abc.store import Store
 
+from xchunk._typing import ProgressLike
 from xchunk.core.grid import Grid
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import Limits, plan_array
@@ -81,7 +83,13 @@ class _Pair:
     threads: int
 
 
-def prove(groups: Mapping[str, xr.Dataset], store: Store, *, budget: MemoryBudget) -> Proof:
+def prove(
+    groups: Mapping[str, xr.Dataset],
+    store: Store,
+    *,
+    budget: MemoryBudget,
+    progress: ProgressLike | None = None,
+) -> Proof:
     """Compare a committed zarr store with the Datasets that it was made of.
 
     Parameters
@@ -92,6 +100,8 @@ def prove(groups: Mapping[str, xr.Dataset], store: Store, *, budget: MemoryBudge
         The target. It may hold more than the source.
     budget : MemoryBudget
         What the tasks of one worker may take.
+    progress : ProgressLike, optional
+        Told of each box that was read, and entered already.
 
     Returns
     -------
@@ -121,7 +131,7 @@ def prove(groups: Mapping[str, xr.Dataset], store: Store, *, budget: MemoryBudge
             faults += differing
             if one.shape == info.shape and not any("dtype" in d for d in differing):
                 pairs.append(_pair(one, ref, info, budget))
-    digests = _digests(pairs, budget)
+    digests = _digests(pairs, budget, progress)
     for pair in pairs:
         faults += _value_faults(pair, digests)
     if faults:
@@ -156,16 +166,30 @@ def _pair(one: Assembled, ref: ZarrRef, info: StoredInfo, budget: MemoryBudget) 
     return _Pair(source, ref, info, first, last, common_pieces(first, last), plan.threads)
 
 
-def _digests(pairs: list[_Pair], budget: MemoryBudget) -> dict[tuple[str, int], Any]:
+def _digests(
+    pairs: list[_Pair], budget: MemoryBudget, progress: ProgressLike | None
+) -> dict[tuple[str, int], Any]:
     run = uuid.uuid4().hex[:12]
     chains = []
+    boxes: dict[str, tuple[str, str, Grid, int]] = {}
     for pair in pairs:
         if not pair.source.shape or all(pair.source.shape):
             chains += _chains(pair, run)
+            path, itemsize = pair.source.path, pair.info.dtype.itemsize
+            for side, grid in (("source", pair.source_boxes), ("target", pair.target_boxes)):
+                boxes[f"xchunk-verify-{side}-{path}"] = (path, f"verify-{side}", grid, itemsize)
+    done = dict.fromkeys(boxes, 0)
     found: dict[tuple[str, int], Any] = {}
 
     def collect(label: str, box: int, value: Any) -> None:
         found[label, box] = value
+        if progress is not None:
+            name, stage, grid, itemsize = boxes[label]
+            done[label] += 1
+            nbytes = itemsize * math.prod(s.stop - s.start for s in grid.region(box))
+            progress.update(
+                name=name, stage=stage, done=done[label], total=grid.count, nbytes=nbytes
+            )
 
     run_chains(chains, threads=budget.threads, client=current_client(), report=collect)
     return found

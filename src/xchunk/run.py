@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import xarray as xr
 
-from xchunk.binding import Rechunk
+from xchunk._typing import ProgressLike
+from xchunk.bound import Rechunk
 from xchunk.core.suggest import Suggestion
 from xchunk.errors import SourceError
 from xchunk.reopen import reopen
 from xchunk.storage.chunk_cache import small_chunk_caches
 from xchunk.storage.stores import describe, is_fault_of_store
 
-__all__ = ["ProgressLike", "run_rechunk"]
-
-
-class ProgressLike(Protocol):
-    """What shows how far a rechunk is."""
-
-    def __enter__(self) -> Any: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> object: ...
-    def update(self, *, name: str, stage: str, done: int, total: int, nbytes: int) -> None:
-        """Take note that a box is done."""
-        ...
+__all__ = ["run_rechunk"]
 
 
 def run_rechunk(
@@ -60,7 +45,8 @@ def run_rechunk(
     if verify:
         from xchunk.proof import prove
 
-        prove(groups, store, budget=rechunk.plan.budget)
+        with progress:
+            prove(groups, store, budget=rechunk.plan.budget, progress=progress)
     try:
         return reopen(store, groups, _dask_chunks(rechunk, what))
     except Exception as error:
