@@ -71,6 +71,9 @@ class StageSpec:
     """What each box is cut into where it is read to be compared; None: it is copied."""
     marks: BoxMarks | None = None
     """Where it is noted that a box is written; None: nowhere."""
+    target_origin: tuple[int, ...] | None = None
+    """What is added to a box's region to have its region in a target that is there already, in
+    which empty units are deleted; None: nothing."""
 
 
 def scratch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -160,8 +163,14 @@ def _write(spec: StageSpec, i: int, region: tuple[slice, ...], values: NDArray[A
         # a piece of scratch that is missing has to mean that it is lost: none is left out
         bits = np.ascontiguousarray(values).view(scratch_dtype(spec.dtype))
         zarr_io.write_units(target, region, bits.reshape(values.shape), fill=None)
-    else:
+    elif spec.target_origin is None:
         zarr_io.write_units(target, region, values, fill=target.fill_value)
+    else:
+        at = tuple(
+            slice(r.start + o, r.stop + o)
+            for r, o in zip(region, spec.target_origin, strict=True)
+        )
+        zarr_io.write_units(target, at, values, fill=target.fill_value, delete_empty=True)
     if spec.marks is not None:
         spec.marks.put(i)
 

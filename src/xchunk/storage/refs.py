@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from xchunk.core.extension import Extension
+
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["AxisPart", "FileRef", "StoredRef", "Traced", "ZarrRef"]
+__all__ = ["AxisPart", "FileRef", "SplicedRef", "StoredRef", "Traced", "ZarrRef"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,23 @@ class FileRef:
     """Name of the variable in the file, which may differ from the name in the Dataset."""
 
 
-StoredRef: TypeAlias = ZarrRef | FileRef
+@dataclass(frozen=True)
+class SplicedRef:
+    """New data in an array that is there, with the old values that are written with them."""
+
+    extension: Extension
+    """Where the new data go."""
+    old: ZarrRef
+    """The array that is there."""
+    new: ZarrRef | FileRef
+    """What the new data are read from."""
+    origin: tuple[int, ...]
+    """First element of the new data along each axis of what they are read from."""
+    at_once: int
+    """Bytes that are asked at once of a reader that does not fill buffers."""
+
+
+StoredRef: TypeAlias = ZarrRef | FileRef | SplicedRef
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,10 +13,11 @@ import xarray as xr
 from numpy.typing import NDArray
 from xarray.backends.zarr import FillValueCoder
 
+from xchunk.core.grid import slabs
 from xchunk.errors import SourceError
 from xchunk.storage import zarr_io
 from xchunk.storage.chunk_cache import small_default_cache
-from xchunk.storage.refs import FileRef, StoredRef, ZarrRef
+from xchunk.storage.refs import FileRef, SplicedRef, StoredRef, ZarrRef
 
 __all__ = ["StoredArray", "StoredInfo", "close_files", "open_stored"]
 
@@ -66,12 +67,14 @@ def open_stored(ref: StoredRef) -> StoredArray:
     try:
         if isinstance(ref, ZarrRef):
             return _ZarrStored(ref)
-        return _FileStored(ref)
+        return _Spliced(ref) if isinstance(ref, SplicedRef) else _FileStored(ref)
     except (OSError, KeyError, ValueError, ImportError) as error:
         raise SourceError(f"the stored array {_name(ref)} cannot be opened: {error}") from error
 
 
 def _name(ref: StoredRef) -> str:
+    if isinstance(ref, SplicedRef):
+        return _name(ref.new)
     return repr(ref.path if isinstance(ref, ZarrRef) else f"{ref.filename}:{ref.variable}")
 
 
@@ -173,6 +176,42 @@ class _FileStored:
         out: NDArray[Any] | None = None,  # noqa: ARG002 - what backends return is new anyway
     ) -> NDArray[Any]:
         return np.asarray(self._variable[tuple(region)].values)
+
+
+class _Spliced:
+    """Old and new values as one array, the window of an extension."""
+
+    def __init__(self, ref: SplicedRef):
+        self._ref = ref
+        self._old, self._new = open_stored(ref.old), open_stored(ref.new)
+        self.info = replace(self._new.info, shape=ref.extension.shape, chunks=None, shards=None)
+
+    def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        if out is None:
+            out = np.empty([r.stop - r.start for r in region], dtype=self.info.dtype)
+        old, new = self._ref.extension.split(region)
+        if old is not None:
+            there, here = old
+            self._old.read(there, out[here])
+        if new is not None:
+            there, here = new
+            self._read_new(there, out[here])
+        return out
+
+    def _read_new(self, region: Sequence[slice], out: NDArray[Any]) -> None:
+        info, origin = self._new.info, self._ref.origin
+        shifted = [slice(r.start + o, r.stop + o) for r, o in zip(region, origin, strict=True)]
+        fills = info.format.startswith("zarr") and not info.shards
+        most = out.size if fills else max(1, self._ref.at_once // max(1, info.dtype.itemsize))
+        unit = [c if isinstance(c, int) else 1 for c in info.chunks or (1,) * len(shifted)]
+        for part in slabs(shifted, unit, most):
+            local = tuple(
+                slice(p.start - s.start, p.stop - s.start)
+                for p, s in zip(part, shifted, strict=True)
+            )
+            values = self._new.read(part, out[local])
+            if not np.shares_memory(values, out):
+                out[local] = values
 
 
 _HDF5_CODECS = ("shuffle", "zlib", "szip", "zstd", "bzip2", "blosc", "fletcher32")

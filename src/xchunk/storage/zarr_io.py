@@ -120,12 +120,17 @@ def read_into(array: zarr.Array[Any], region: Sequence[slice], out: NDArray[Any]
 
 
 def write_units(
-    array: zarr.Array[Any], region: Sequence[slice], values: NDArray[Any], fill: Any
+    array: zarr.Array[Any],
+    region: Sequence[slice],
+    values: NDArray[Any],
+    fill: Any,
+    *,
+    delete_empty: bool = False,
 ) -> int:
     """Write a region made of whole write units; return how many units were written.
 
     Units that hold nothing but the bits of the fill value are left out, so that what was
-    missing in the source stays missing in the target.
+    missing in the source stays missing in the target; or deleted, where they may be there.
     """
     if not array.ndim:
         array[()] = values
@@ -145,6 +150,10 @@ def write_units(
         )
         part = values[local]
         if suspects[index] and _equals_fill(part, fill).all():
+            if delete_empty:
+                at = [(r.start + s.start) // u for r, s, u in zip(region, local, unit, strict=True)]
+                key = array.metadata.encode_chunk_key(tuple(at))
+                delete_keys(array.store, [f"{array.path}/{key}"])
             continue
         array[
             tuple(
