@@ -345,7 +345,7 @@ class TestTargets:
         """Kill the process between the last box and the commit, then look."""
         target = tmp_path / "s.zarr"
         code = (
-            "import os, sys, xarray as xr, xchunk, xchunk.binding as r\n"
+            "import os, sys, xarray as xr, xchunk, xchunk.bound as r\n"
             "r.commit = lambda *a: os._exit(9)\n"
             f"xr.open_zarr({str(source)!r}).chunking.apply({{'time': -1}}, store={str(target)!r})\n"
         )

@@ -12,7 +12,7 @@ import xarray as xr
 import zarr
 
 import xchunk
-import xchunk.binding
+import xchunk.bound
 from xchunk import cli
 from xchunk.storage.beside import Beside
 from xchunk.storage.site import Site, state_of
@@ -43,9 +43,9 @@ def stop(
 
     with monkeypatch.context() as patched:
         owner, name = {
-            "commit": (xchunk.binding, "commit"),
-            "publish": (xchunk.binding.Site, "publish"),
-            "leave": (xchunk.binding.Site, "leave"),
+            "commit": (xchunk.bound, "commit"),
+            "publish": (xchunk.bound.Site, "publish"),
+            "leave": (xchunk.bound.Site, "leave"),
             "second rename": (Beside, "_rename_new"),
         }[at]
         patched.setattr(owner, name, die)

@@ -28,7 +28,7 @@ import xarray as xr
 import zarr
 
 import xchunk
-import xchunk.binding
+import xchunk.bound
 import xchunk.engine.copy
 import xchunk.formatting.progress
 import xchunk.reopen
@@ -105,10 +105,10 @@ class Run:
 
             setattr(module, name, noted)
 
-        note(xchunk.binding, "write_arrays", "metadata")
-        note(xchunk.binding, "commit", "commit")
-        note(xchunk.binding.Site, "publish", "publish")
-        note(xchunk.binding.Site, "leave", "clean-up")
+        note(xchunk.bound, "write_arrays", "metadata")
+        note(xchunk.bound, "commit", "commit")
+        note(xchunk.bound.Site, "publish", "publish")
+        note(xchunk.bound.Site, "leave", "clean-up")
         real = xchunk.engine.copy._copy
 
         def copy(spec: Any, i: int) -> int:

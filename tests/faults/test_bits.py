@@ -18,7 +18,7 @@ import xarray as xr
 import zarr
 
 import xchunk
-import xchunk.binding
+import xchunk.bound
 import xchunk.engine.copy
 from faults.data import WHAT, call, maps, opened, same
 from xchunk.storage.journal import Journal
@@ -354,7 +354,7 @@ def test_a_computed_source_resumes_by_its_graph(
         def fail(*_: object) -> None:
             raise OSError("no commit")
 
-        patched.setattr(xchunk.binding, "commit", fail)
+        patched.setattr(xchunk.bound, "commit", fail)
         with pytest.raises(xchunk.StageFailedError, match="no commit"):
             ds.chunking.apply(WHAT, store=tmp_path / "t.zarr", max_mem="200MB", progress=False)
     other = opened(shared)

@@ -7,7 +7,7 @@ of the source. *Staged*: the first stage reads boxes of whole source chunks and 
 pieces to a scratch array; the second reads whole pieces and writes whole write units.
 
 These are the nouns of a plan, made of numbers only. `xchunk.core.plan` chooses them, and
-`xchunk.binding` binds them to stores and runs them.
+`xchunk.binding` binds them to stores, and `xchunk.bound` runs them.
 """
 
 from __future__ import annotations
@@ -235,6 +235,8 @@ class RechunkPlan:
     """Where the result goes, in words."""
     notes: tuple[str, ...] = ()
     """What cannot be kept as it is stored, and which variables go which way, in words."""
+    changes: tuple[str, ...] = ()
+    """Those of the notes that say what cannot be kept."""
 
     @property
     def work(self) -> Work:
