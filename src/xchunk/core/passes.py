@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
 
-__all__ = ["LazyPass", "PassModel", "best_pass", "item_nbytes"]
+__all__ = ["LazyPass", "PassModel", "best_pass", "item_nbytes", "pass_points"]
 
 #: Bytes held for each byte of a block while it is worked on: the block and what the
 #: operation makes of it. Reading an aligned zarr block was measured at 2.0-2.3.
@@ -272,6 +272,29 @@ def best_pass(
             continue
         return _choose(model, columns, states)
     return None
+
+
+def pass_points(
+    layout: ArrayLayout, pattern: AccessPattern, budget: MemoryBudget, rates: Rates
+) -> NDArray[np.float64]:
+    """List the passes that a search looks at, whether they fit the budget or not.
+
+    Returns
+    -------
+    array
+        A row for each: bytes of its largest block, seconds, and bytes that a worker grows by.
+    """
+    model = PassModel(layout, pattern.on(layout), replace(budget, max_mem=2**62), rates)
+    out = [np.empty((3, 0))]
+    for split in (False,) if model.is_free else (False, True):
+        s = _merge(model, _columns(model, split), split)
+        if s is not None:
+            runs = s.runs if model.is_free else np.zeros(1)
+            seconds = model.seconds(s.tasks, s.decoded, _requests(model, s), runs)
+            task = model.task_mem(s.elements, s.touched, s.splits > 0)
+            mem = model.worker_mem(task, s.elements)
+            out.append(np.stack([s.elements * item_nbytes(layout.dtype), seconds, mem]))
+    return np.concatenate(out, axis=1).T
 
 
 def _columns(model: PassModel, split: bool) -> list[DimCandidates]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from xchunk._typing import Action, Chunks, DimChunk
@@ -124,6 +124,10 @@ class Suggestion(Mapping[str, DimChunk]):
     """The next best chunks for the workload, with what it takes then."""
     outcomes: tuple[Outcome, ...] = ()
     """All chunks for which the workload was simulated."""
+    patterns: tuple[AccessPattern, ...] = ()
+    """The use, as it was understood."""
+    rates: Rates = field(default_factory=Rates)
+    """The rates by which times were predicted."""
 
     @property
     def chunks(self) -> dict[str, dict[str, DimChunk]]:
@@ -257,6 +261,8 @@ def suggest_dataset(
         {v.name: suggest_array(v, patterns, budget, rates=rates) for v in layouts},
         budget,
         _said(patterns),
+        patterns=patterns,
+        rates=rates,
     )
 
 

@@ -95,6 +95,8 @@ class Prediction:
     """How many times larger the real data are than those that were looked at."""
     notes: tuple[str, ...] = ()
     """What limits the prediction, in words."""
+    over_time: tuple[tuple[float, float], ...] = ()
+    """Parts of the time that have passed, with the part of `peak` that is in use until then."""
 
     @property
     def nbytes_read(self) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from xchunk.core.passes import SATURATION
 from xchunk.simulate._dask import Key
-from xchunk.simulate.replay import Memory, Step, dependents_of
+from xchunk.simulate.replay import Memory, Step, Trace, dependents_of
 
 __all__ = ["Cluster", "on_workers"]
 
@@ -41,6 +41,8 @@ class Cluster:
     """Bytes that go from one worker to another."""
     seconds: float
     """Seconds from the first task to the last."""
+    over_time: tuple[tuple[float, float], ...] = ()
+    """Parts of the time that have passed, with the parts of ``heap`` that the fullest holds."""
 
 
 @dataclass
@@ -83,7 +85,8 @@ def on_workers(
     """
     team = _Team(steps, workers, threads, constants)
     clock = team.run()
-    return Cluster(max(w.heap for w in team.workers), team.moved, clock)
+    heap = max(w.heap for w in team.workers)
+    return Cluster(heap, team.moved, clock, team.trace.parts())
 
 
 class _Team:
@@ -106,6 +109,7 @@ class _Team:
         self.roots: list[tuple[int, int]] = []
         self.events: list[tuple[float, int, int, int]] = []
         self.moved = 0
+        self.trace = Trace()
         # Constants are tasks too: each lives on one worker, and draws to it those that need it.
         for n, i in enumerate(constants):
             self.places[i] = {n % workers}
@@ -123,12 +127,18 @@ class _Team:
             self.steal()
             for w in range(len(self.workers)):
                 self.start(w, clock)
+            self.note(clock)
             if not self.events:
                 return clock
             clock, _, w, i = heapq.heappop(self.events)
             self.take(w, i)
             self.start(w, clock)
+            self.note(clock)
             self.finish(i)
+
+    def note(self, clock: float) -> None:
+        """Note what the fullest worker holds."""
+        self.trace.note(clock, max(w.memory.now + w.at_work for w in self.workers))
 
     def hand_out(self) -> None:
         """Give tasks without inputs to the workers with the most room."""

@@ -107,11 +107,12 @@ def predict_walked(
     """Replay a graph that was walked through, for some threads and workers."""
     local = on_threads(walked.steps, threads, walked.constants)
     tasks = len(walked.steps) - len(walked.constants)
-    common = local.seconds
+    common, over_time = local.seconds, local.over_time
     heap, moved = local.heap + tasks * _TASK_NBYTES, 0
     if workers > 1:
         cluster = on_workers(walked.steps, workers, threads, walked.constants)
         common, heap, moved = cluster.seconds, cluster.heap, cluster.moved
+        over_time = cluster.over_time
     return Prediction(
         tasks=tasks,
         reads=walked.reads,
@@ -128,6 +129,7 @@ def predict_walked(
         profiled=walked.profiled,
         assumed=walked.assumed,
         notes=walked.notes,
+        over_time=over_time,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from xchunk.simulate._dask import Key
 
-__all__ = ["Local", "Memory", "Step", "dependents_of", "on_threads"]
+__all__ = ["Local", "Memory", "Step", "Trace", "dependents_of", "on_threads"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,31 @@ class Local:
     """Bytes of results and of the tasks that run, at the most."""
     seconds: float
     """Seconds from the first task to the last."""
+    over_time: tuple[tuple[float, float], ...] = ()
+    """Parts of the time that have passed, with the parts of ``heap`` that are in use until then."""
+
+
+class Trace:
+    """Memory over time, from one event to the next."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[float, int]] = []
+
+    def note(self, clock: float, nbytes: int) -> None:
+        """Note what is in use at a moment."""
+        self._events.append((clock, nbytes))
+
+    def parts(self, steps: int = 200) -> tuple[tuple[float, float], ...]:
+        """Time and memory as parts of the whole and of the peak: the most within each step."""
+        end = max((clock for clock, _ in self._events), default=0.0)
+        peak = max((nbytes for _, nbytes in self._events), default=0)
+        if not (end and peak):
+            return ()
+        most: dict[int, int] = {}
+        for clock, nbytes in self._events:
+            step = min(steps - 1, int(clock / end * steps))
+            most[step] = max(nbytes, most.get(step, 0))
+        return tuple(((step + 1) / steps, most[step] / peak) for step in sorted(most))
 
 
 class Memory:
@@ -118,7 +143,7 @@ def on_threads(steps: Sequence[Step], threads: int, constants: Mapping[int, Key]
     users = [len(d) for d in dependents]
     ready = [i for i, s in enumerate(steps) if not waiting[i] and i not in constants]
     ready.sort(key=lambda i: steps[i].rank, reverse=True)
-    memory = Memory(steps)
+    memory, trace = Memory(steps), Trace()
     known: dict[int, frozenset[int]] = {}
     running: list[tuple[float, int, int]] = []
     clock, live, heap, at_work = 0.0, 0, 0, 0
@@ -128,11 +153,13 @@ def on_threads(steps: Sequence[Step], threads: int, constants: Mapping[int, Key]
             heapq.heappush(running, (clock + steps[i].seconds, steps[i].rank, i))
             at_work += steps[i].peak
         heap = max(heap, memory.now + at_work)
+        trace.note(clock, memory.now + at_work)
         clock, _, i = heapq.heappop(running)
         at_work -= steps[i].peak
         known[i] = memory.buffers(i, known)
         memory.hold(i, known[i])
         heap = max(heap, memory.now + at_work)
+        trace.note(clock, memory.now + at_work)
         for j in dependents[i]:
             waiting[j] -= 1
             if not waiting[j]:
@@ -142,4 +169,4 @@ def on_threads(steps: Sequence[Step], threads: int, constants: Mapping[int, Key]
             if not users[d] and not steps[d].kept and d not in constants:
                 memory.release(d)
         live = max(live, memory.now)
-    return Local(live, heap, clock)
+    return Local(live, heap, clock, trace.parts())
