@@ -65,6 +65,8 @@ class Assembled:
     """Whether the variable is a coordinate."""
     notes: tuple[str, ...] = field(default=())
     """What cannot be kept as it is stored, in words."""
+    remarks: tuple[str, ...] = field(default=())
+    """What is done with it because it was asked for, in words."""
 
     @property
     def path(self) -> str:
@@ -93,7 +95,7 @@ def assemble(
     EncodingError
         If a variable cannot be encoded.
     """
-    ds, notes = unpacked(ds, unpack)
+    ds, remarks = unpacked(ds, unpack)
     variables, attrs = encode_dataset_coordinates(ds)
     try:
         traces = {name: trace(variable) for name, variable in ds.variables.items()}
@@ -111,7 +113,7 @@ def assemble(
             one = _raw(name, group, traced, variable, zarr_format)
             if one is None:
                 one = _computed(name, group, as_blocks(variable, traced), zarr_format)
-            one = replace(one, notes=(*one.notes, *notes.get(name, ())))
+            one = replace(one, remarks=tuple(remarks.get(name, ())))
             coord = name in ds.coords
             assembled.append(one if not coord else replace(one, is_coord=True))
     finally:

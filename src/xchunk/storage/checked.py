@@ -65,7 +65,7 @@ class Check:
             if filled > gaps:
                 raise EncodingError(
                     f"{self._which(packed.dtype)}: {filled - gaps} values of one block become "
-                    f"{fill!r}, which is the fill value, and would read back as missing. "
+                    f"{fill!s}, which is the fill value, and would read back as missing. "
                     f"{self._remedy()}"
                 )
         return encoded

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from zarr.abc.store import Store
 
 from xchunk.core.grid import Axis
 from xchunk.core.spec import sized_chunks
 from xchunk.core.units import format_bytes
 from xchunk.errors import SourceError
-from xchunk.storage.refs import Traced
+from xchunk.storage.refs import Traced, ZarrRef
 from xchunk.storage.stored import open_stored
 
-__all__ = ["as_blocks", "is_packed", "unpacked"]
+__all__ = ["as_blocks", "is_packed", "stored_unpacked", "unpacked"]
 
 #: What packs values, and the filters, which are made for the packed dtype.
 _PACKING = (
@@ -75,6 +76,23 @@ def unpacked(
         said = f"its decoded values are stored as {variable.dtype}, {sizes[0]} before the codec"
         notes[name] = [f"{said}, and not packed as {packed}, {sizes[1]}"]
     return out, notes
+
+
+def stored_unpacked(ds: xr.Dataset, store: Store, group: str, zarr_format: int) -> list[str]:
+    """Name the packed variables that a store holds as their decoded values."""
+    names = []
+    for name, variable in ds.variables.items():
+        if not isinstance(name, str) or not is_packed(variable):
+            continue
+        try:
+            path = f"{group}/{name}" if group else name
+            info = open_stored(ZarrRef(store, path, zarr_format)).info
+        except SourceError:
+            continue
+        same = info.dtype.newbyteorder("=") == variable.dtype.newbyteorder("=")
+        if same and not any(key in info.attrs for key in ("scale_factor", "add_offset")):
+            names.append(name)
+    return names
 
 
 def as_blocks(variable: xr.Variable, traced: Traced | None) -> xr.Variable:
