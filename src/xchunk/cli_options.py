@@ -101,6 +101,7 @@ target = options(
     ),
     click.option("--zarr-format", type=click.Choice(["2", "3"]), help="Format of DST."),
     click.option("--overwrite", is_flag=True, help="Replace DST, if it is a zarr store."),
+    click.option("--unpack", is_flag=True, help="Store packed variables as their decoded values."),
     click.option("--no-resume", is_flag=True, help="Start anew where a run was stopped."),
 )
 
@@ -200,6 +201,7 @@ def request_of(given: Mapping[str, Any]) -> dict[str, Any]:
         "shards": spec_of(given["shards"], "--shards"),
         "zarr_format": int(given["zarr_format"]) if given["zarr_format"] else None,
         "overwrite": given["overwrite"] or None,
+        "unpack": given["unpack"] or None,
         "resume": False if given["no_resume"] else None,
         **sizes_of(given["memory"], given["max_mem"]),
     }
