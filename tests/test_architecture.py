@@ -21,7 +21,7 @@ SRC = ROOT / "src"
 
 #: Modules that bind plans to stores, and run them.
 ORCHESTRATION = [
-    r"batch(\..+)?", "binding", "bound", "cleaning", r"diagnose(\..+)?", "extend", "faults", "jobs",
+    r"batching(\..+)?", "binding", "bound", "cleaning", r"diagnose(\..+)?", "extend", "faults", "jobs",
     "joining", "lazy", "legacy", "naming", "opening", "proof", "reopen", "resume", "run",
     "sources", "uses",
 ]  # fmt: skip

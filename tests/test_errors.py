@@ -28,6 +28,7 @@ TREE = {
     "ResumeMismatchError": (ValueError, 8),
     "VerificationError": (ValueError, 9),
     "StageFailedError": (RuntimeError, 10),
+    "InvalidJobError": (ValueError, 13),
 }
 
 

@@ -12,6 +12,7 @@ from xchunk.errors import (
     EncodingError,
     ExcessiveIOWarning,
     InvalidChunksError,
+    InvalidJobError,
     LayoutChangeWarning,
     MemoryBudgetError,
     ResumeMismatchError,
@@ -23,7 +24,7 @@ from xchunk.errors import (
     XchunkWarning,
 )
 from xchunk.formatting import register as _register
-from xchunk.functions import clean, verify
+from xchunk.functions import batch, clean, verify
 
 if TYPE_CHECKING:
     from xchunk.opening import open_dataset
@@ -37,6 +38,7 @@ __all__ = [
     "EncodingError",
     "ExcessiveIOWarning",
     "InvalidChunksError",
+    "InvalidJobError",
     "LayoutChangeWarning",
     "MemoryBudgetError",
     "ResumeMismatchError",
@@ -47,6 +49,7 @@ __all__ = [
     "XchunkError",
     "XchunkWarning",
     "__version__",
+    "batch",
     "clean",
     "open_dataset",
     "verify",

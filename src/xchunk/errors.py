@@ -13,6 +13,7 @@ __all__ = [
     "EncodingError",
     "ExcessiveIOWarning",
     "InvalidChunksError",
+    "InvalidJobError",
     "LayoutChangeWarning",
     "MemoryBudgetError",
     "ResumeMismatchError",
@@ -106,6 +107,12 @@ class StageFailedError(XchunkError, RuntimeError):
     """A task of a rechunk failed in its worker; the cause is chained."""
 
     exit_code = 10
+
+
+class InvalidJobError(XchunkError, ValueError):
+    """A job file, or a list of jobs, that cannot be understood."""
+
+    exit_code = 13
 
 
 class XchunkWarning(UserWarning):

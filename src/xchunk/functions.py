@@ -1,9 +1,9 @@
-"""Functions beside the accessor: to prove that a store is right, and to clean up."""
+"""Functions beside the accessor: many rechunks at once, to verify a store, and to clean up."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
@@ -12,10 +12,93 @@ from xchunk._typing import ByteSize, ProgressLike
 from xchunk.errors import SourceError
 
 if TYPE_CHECKING:
+    from xchunk.batching.report import BatchReport
     from xchunk.cleaning import Cleaning
     from xchunk.proof import Proof
 
-__all__ = ["clean", "verify"]
+__all__ = ["batch", "clean", "verify"]
+
+
+def batch(
+    jobs: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    only: str | Sequence[str] = (),
+    shard: str | Sequence[int] | None = None,
+    state: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    keep_going: bool = True,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> BatchReport:
+    """Rechunk many sources, one after the other, unattended.
+
+    Each target is written as ``ds.chunking.apply`` writes it, on the active
+    ``distributed.Client`` or on dask's threads. What goes wrong with one does not stop the rest;
+    the report tells what became of each.
+
+    Parameters
+    ----------
+    jobs : str, path, list of mappings, or mapping
+        A job file (TOML), whose paths are relative to its folder; or its jobs as a list, or all
+        of it as a mapping, whose paths are relative to the working folder.
+    defaults : mapping, optional
+        What holds for every job that does not say otherwise.
+    only : str or sequence of str
+        Names of jobs, or of single sources of them (``"surface/2001.nc"``), or patterns of these.
+    shard : str or tuple of int, optional
+        Which of how many shards is run, of as many machines: ``"3/10"``.
+    state : str or path, optional
+        The folder of state and logs, by which finished jobs are known when it is run again. Beside
+        a job file by default; none for a list.
+    resume : bool
+        Whether what an earlier run has finished is skipped where source, job and target are
+        still the same, and what it left unfinished is gone on with. If not, all is done again.
+    keep_going : bool
+        Whether the rest is run after a job that failed.
+    dry_run : bool
+        Whether every job is planned only; nothing is written.
+    progress : bool
+        Whether it is told on stderr how far it is.
+
+    Returns
+    -------
+    BatchReport
+        What became of each target; a sequence of results, with ``counts`` and ``failed``.
+
+    Raises
+    ------
+    InvalidJobError
+        If the jobs cannot be understood; nothing was run.
+    TargetExistsError
+        If targets collide, or another process is running the same batch; nothing was run.
+    KeyboardInterrupt
+        If it is interrupted. The same call goes on there.
+
+    Examples
+    --------
+    >>> xchunk.batch("jobs.toml")  # doctest: +SKIP
+    >>> job = {"source": "raw/*.nc", "target": "out/{stem}.zarr", "access": "timeseries"}
+    >>> xchunk.batch([job], defaults={"memory": "4GiB"}, state="batch")  # doctest: +SKIP
+    """
+    from xchunk.batching.start import start_batch
+    from xchunk.formatting import shown
+    from xchunk.formatting.batches import Lines
+
+    report = start_batch(
+        jobs,
+        watcher=Lines(enabled=progress),
+        defaults=defaults,
+        only=only,
+        shard=shard,
+        state=state,
+        resume=resume,
+        keep_going=keep_going,
+        dry_run=dry_run,
+    )
+    if report.interrupted and any(r.status == "interrupted" for r in report):
+        raise KeyboardInterrupt("the batch was interrupted; the same call goes on there")
+    return shown(report)
 
 
 def verify(

@@ -1,0 +1,166 @@
+"""One item of a batch: opened, planned, rechunked or verified, and closed again."""
+
+from __future__ import annotations
+
+import gc
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask
+import xarray as xr
+
+from xchunk._typing import ProgressLike
+from xchunk.batching.encodings import put_encodings
+from xchunk.batching.expand import Item
+from xchunk.binding import source_format
+from xchunk.errors import XchunkWarning
+from xchunk.opening import open_dataset
+from xchunk.sources import open_source
+from xchunk.storage.fingerprint import without_secrets
+
+__all__ = ["Made", "masked", "plan_item", "run_item", "verify_item"]
+
+_SECRET = re.compile(r"key|secret|token|pass|auth|cred|sas", re.IGNORECASE)
+#: Characters below which a value is no secret that could be told from a common word.
+_SHORT = 5
+
+
+@dataclass
+class Made:
+    """What was planned, written or compared."""
+
+    nbytes: int = 0
+    """Bytes of the variables, as stored before codecs."""
+    seconds: float = 0.0
+    """How long it is predicted to take."""
+    plan: Any = None
+    """The plan."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be said of it."""
+
+
+@contextmanager
+def _opened(item: Item, made: Made) -> Iterator[xr.Dataset]:
+    """Open an item's sources as one Dataset; note warnings, and leave nothing open."""
+    options = item.options
+    with ExitStack() as stack:
+        heard = stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", XchunkWarning)
+        if options.threads is not None:
+            stack.enter_context(dask.config.set(num_workers=options.threads))
+        try:
+            ds = _open(item)
+            stack.callback(ds.close)
+            zarr_format = options.zarr_format or source_format({"": ds})
+            put_encodings(ds, options.encoding, zarr_format)
+            yield ds
+        finally:
+            made.notes += [" ".join(str(w.message).split()) for w in heard]
+    # graphs and arrays refer to each other: without this they stay until Python finds the time
+    gc.collect()
+
+
+def _open(item: Item) -> xr.Dataset:
+    options = item.options
+    where: dict[str, Any] = {
+        "engine": options.engine,
+        "group": options.group,
+        "storage_options": options.storage_options,
+    }
+    if not options.joined:
+        return open_source(item.sources[0], **where)
+    along = options.concat_dim
+    return open_dataset(
+        list(item.sources),
+        memory=options.memory,
+        max_mem=options.max_mem,
+        combine=options.combine,
+        concat_dim=list(along) if isinstance(along, tuple) else along,
+        **where,
+    )
+
+
+def _request(item: Item) -> dict[str, Any]:
+    options = item.options
+    return {
+        "what": options.chunks,
+        "store": item.target,
+        "access": options.access,
+        "memory": options.memory,
+        "max_mem": options.max_mem,
+        "shards": options.shards,
+        "zarr_format": options.zarr_format,
+        "unpack": options.unpack,
+        "storage_options": options.for_target,
+    }
+
+
+def plan_item(item: Item, *, overwrite: bool) -> Made:
+    """Plan an item; nothing is written."""
+    made = Made()
+    with _opened(item, made) as ds:
+        plan = ds.chunking.plan(**_request(item), overwrite=overwrite)
+    made.plan, made.nbytes, made.seconds = plan, plan.nbytes, plan.seconds
+    made.notes += plan.notes
+    return made
+
+
+def run_item(
+    item: Item, made: Made, *, overwrite: bool, resume: bool, progress: ProgressLike
+) -> None:
+    """Rechunk an item, and verify it if that is asked.
+
+    Parameters
+    ----------
+    item : Item
+        What is read and written.
+    made : Made
+        Takes note of what is done, also where it fails.
+    overwrite, resume, progress : bool
+        As in ``ds.chunking.apply``.
+    """
+    how = {"overwrite": overwrite, "resume": resume}
+    with _opened(item, made) as ds:
+        request = _request(item)
+        made.plan = ds.chunking.plan(**request, **how)
+        made.notes += made.plan.notes
+        out = ds.chunking.apply(**request, **how, verify=item.options.verify, progress=progress)
+        made.nbytes = made.plan.nbytes
+        out.close()
+
+
+def verify_item(item: Item, made: Made) -> None:
+    """Compare an item's target, which is complete, with its sources."""
+    options = item.options
+    with _opened(item, made) as ds:
+        proof = ds.chunking.verify(
+            item.target,
+            memory=options.memory,
+            max_mem=options.max_mem,
+            storage_options=options.for_target,
+        )
+    made.nbytes = proof.nbytes
+
+
+def masked(text: str, item: Item) -> str:
+    """Take an item's credentials out of a text."""
+    for place in (*item.sources, item.target):
+        if without_secrets(place) != place:
+            text = text.replace(place, without_secrets(place))
+    for given in (item.options.storage_options, item.options.target_options or {}):
+        for secret in _secrets(given):
+            text = text.replace(secret, "…")
+    return text
+
+
+def _secrets(given: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            yield from _secrets(value)
+        elif isinstance(value, str) and len(value) >= _SHORT and _SECRET.search(key):
+            yield value

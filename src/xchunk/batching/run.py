@@ -1,0 +1,351 @@
+"""Running a batch: one item after the other, each skipped, gone on with or begun as it stands."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from xchunk._typing import ProgressLike
+from xchunk.batching.expand import Item
+from xchunk.batching.one import Made, masked, plan_item, run_item, verify_item
+from xchunk.batching.report import BatchReport, JobResult
+from xchunk.batching.stamps import sources_stamp, target_stamp
+from xchunk.batching.state import Record, Shown, State, Verdict, decide
+from xchunk.core.units import format_bytes, format_seconds
+from xchunk.engine.run import current_client
+from xchunk.errors import ResumeMismatchError, SourceError, XchunkError
+from xchunk.storage.fingerprint import without_secrets
+
+__all__ = ["Watcher", "run_items"]
+
+
+class Watcher(Protocol):
+    """Who is told how far a batch is."""
+
+    def begin(self, number: int, total: int, name: str, why: str) -> None:
+        """Take note that an item begins."""
+        ...
+
+    def end(self, number: int, total: int, result: JobResult) -> None:
+        """Take note of what became of an item."""
+        ...
+
+    def progress(self, name: str) -> ProgressLike:
+        """Return what is told of the boxes of an item."""
+        ...
+
+
+class _Stopped(Exception):
+    """Nothing more can be run."""
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What is known of an item before it is run."""
+
+    earlier: Record | None
+    job: str
+    source: str
+    target: str | None
+    verdict: Verdict
+    why: str
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the store that is there is the one that an earlier run of the batch made."""
+        done = self.earlier is not None and self.earlier.status == "done"
+        return done and self.target is not None and self.earlier.target == self.target  # type: ignore[union-attr]
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether what an earlier run began is of another source or job."""
+        e = self.earlier
+        return e is not None and (e.job, e.source) != (self.job, self.source)
+
+
+def run_items(
+    items: Sequence[Item],
+    state: State,
+    *,
+    watcher: Watcher,
+    resume: bool = True,
+    keep_going: bool = True,
+    dry_run: bool = False,
+    source: str = "",
+    shard: tuple[int, int] | None = None,
+) -> BatchReport:
+    """Run items one after the other.
+
+    Parameters
+    ----------
+    items : sequence of Item
+        What is to be done.
+    state : State
+        What earlier runs did; takes note of what this one does.
+    watcher : Watcher
+        Who is told how far it is.
+    resume : bool
+        Whether finished items are skipped, and unfinished ones gone on with.
+    keep_going : bool
+        Whether the rest is run after one that failed.
+    dry_run : bool
+        Whether items are planned only; nothing is written.
+    source, shard
+        For the report.
+
+    Returns
+    -------
+    BatchReport
+        Also where it was interrupted (Ctrl-C): what was begun goes on with the next run.
+    """
+    start = time.perf_counter()
+    batch = _Batch(state, watcher, resume=resume, dry_run=dry_run)
+    state.read()
+    if dry_run:
+        results, interrupted = batch.run(items, keep_going=keep_going)
+    else:
+        with state.writing():
+            results, interrupted = batch.run(items, keep_going=keep_going)
+    return BatchReport(
+        results=results,
+        source=source,
+        shard=shard,
+        seconds=time.perf_counter() - start,
+        interrupted=interrupted,
+        state="" if state.folder is None else str(state.folder),
+    )
+
+
+class _Batch:
+    """What the items of one run share."""
+
+    def __init__(self, state: State, watcher: Watcher, **how: bool):
+        self.state, self.watcher = state, watcher
+        self.resume, self.dry_run = how["resume"], how["dry_run"]
+        self.client = current_client()
+
+    def run(
+        self, items: Sequence[Item], *, keep_going: bool
+    ) -> tuple[tuple[JobResult, ...], bool]:
+        results: list[JobResult] = []
+        interrupted = False
+        for number, item in enumerate(items, start=1):
+            try:
+                result = self.one(number, len(items), item)
+            except _Stopped as stop:
+                results.append(_result(item, "waiting", message=str(stop)))
+                interrupted = True
+                break
+            results.append(result)
+            self.watcher.end(number, len(items), result)
+            if result.status == "interrupted":
+                interrupted = True
+                break
+            if result.status == "failed" and not keep_going:
+                break
+        results += [_result(item, "waiting") for item in items[len(results) :]]
+        return tuple(results), interrupted
+
+    def one(self, number: int, total: int, item: Item) -> JobResult:
+        """Do what is to be done with one item; whatever goes wrong becomes its result."""
+        if self.client is not None and self.client.status != "running":
+            raise _Stopped("the cluster is gone; nothing more was run")
+        log = _Log(self.state.logs, item, enabled=not self.dry_run)
+        start, made = time.perf_counter(), Made()
+        standing: _Standing | None = None
+        facts: dict[str, Any] = {}
+        try:
+            if item.fault:
+                raise SourceError(item.fault)
+            standing = self.look(item)
+            if standing.verdict == "skip":
+                return self.skipped(item, standing)
+            self.watcher.begin(number, total, item.name, standing.why)
+            if self.dry_run:
+                return self.planned(item, standing)
+            self.do(item, standing, made, log)
+            facts["status"], facts["message"] = "done", standing.why
+            facts["verified"] = item.options.verify or standing.verdict == "verify"
+        except KeyboardInterrupt:
+            facts["status"] = "interrupted"
+            facts["message"] = "what is written is kept, and the next run goes on there"
+            log.say("interrupted")
+        except Exception as error:  # noqa: BLE001 - one broken job does not stop the rest
+            facts = {"status": "failed", "error": type(error).__name__}
+            facts["message"] = masked(_one_line(error), item)
+            log.trace(error)
+        facts["seconds"] = time.perf_counter() - start
+        if standing is not None and not self.dry_run:
+            self.note(item, standing, nbytes=made.nbytes, **facts)
+        notes = tuple(masked(n, item) for n in made.notes)
+        log.close(made, notes, facts)
+        return _result(item, **facts, nbytes=made.nbytes, notes=notes, log=log.path)
+
+    def look(self, item: Item) -> _Standing:
+        """Find out how an item stands."""
+        options = item.options
+        earlier = self.state.get(item.key)
+        job = hashlib.sha256(
+            "\0".join((options.digest, *map(without_secrets, item.sources))).encode()
+        ).hexdigest()[:32]
+        source = sources_stamp(item.sources, options.storage_options)
+        target = target_stamp(item.target, options.for_target)
+        verdict, why = decide(
+            earlier, job=job, source=source, target=target, verify=options.verify
+        )
+        if not self.resume and verdict != "run":
+            verdict, why = "run", "done again, as asked"
+        return _Standing(earlier, job, source, target, verdict, why)
+
+    def skipped(self, item: Item, standing: _Standing) -> JobResult:
+        """Tell what an earlier run did."""
+        earlier = standing.earlier
+        if earlier is None:
+            raise TypeError("nothing is skipped that was not done")
+        return _result(
+            item,
+            "skipped",
+            verified=earlier.verified,
+            nbytes=earlier.nbytes,
+            message=standing.why,
+        )
+
+    def planned(self, item: Item, standing: _Standing) -> JobResult:
+        """Tell what would be done."""
+        if standing.verdict == "verify":
+            return _result(item, "planned", message=f"only verified: {standing.why}")
+        overwrite = item.options.overwrite or standing.is_ours
+        made = plan_item(item, overwrite=overwrite)
+        return _result(
+            item,
+            "planned",
+            seconds=made.seconds,
+            nbytes=made.nbytes,
+            message=standing.why,
+            notes=tuple(masked(n, item) for n in made.notes),
+        )
+
+    def do(self, item: Item, standing: _Standing, made: Made, log: _Log) -> None:
+        """Write, or verify, an item."""
+        self.note(item, standing, "running")
+        log.say(f"begins: {', '.join(map(without_secrets, item.sources))} → {item.key}")
+        if standing.why:
+            log.say(standing.why)
+        if standing.verdict == "verify":
+            verify_item(item, made)
+            return
+        # what the batch made itself, and is still as it was, may be made anew
+        overwrite = item.options.overwrite or standing.is_ours
+        progress = self.watcher.progress(item.name)
+        resume = self.resume and not standing.is_changed
+        try:
+            run_item(item, made, overwrite=overwrite, resume=resume, progress=progress)
+        except ResumeMismatchError as error:
+            if standing.earlier is None or not resume:
+                raise
+            # the batch itself began it, by another plan
+            log.say(f"begun anew: {masked(_one_line(error), item)}")
+            made.notes.append("begun anew, since an earlier run had another plan")
+            run_item(item, made, overwrite=overwrite, resume=False, progress=progress)
+
+    def note(
+        self,
+        item: Item,
+        standing: _Standing,
+        status: Shown,
+        *,
+        seconds: float = 0.0,
+        nbytes: int = 0,
+        verified: bool = False,
+        message: str = "",
+        error: str = "",
+    ) -> None:
+        """Note in the state what became of an item."""
+        earlier = standing.earlier
+        existed = standing.target is not None
+        if earlier is not None and earlier.status != "done":
+            existed = existed and earlier.existed
+        stamp = target_stamp(item.target, item.options.for_target) if status == "done" else None
+        self.state.note(
+            Record(
+                key=item.key,
+                name=item.name,
+                status=status,
+                job=standing.job,
+                source=standing.source,
+                target=stamp,
+                existed=existed,
+                verified=verified,
+                seconds=round(seconds, 3),
+                nbytes=nbytes,
+                message=f"{error}: {message}" if error else message,
+                time=_now(),
+            )
+        )
+
+
+class _Log:
+    """The log of one item; nothing where there is no folder for it."""
+
+    def __init__(self, folder: Path | None, item: Item, *, enabled: bool):
+        self.item = item
+        self._lines: list[str] = []
+        self._path: Path | None = None
+        if folder is not None and enabled:
+            slug = re.sub(r"[^A-Za-z0-9._-]+", "-", item.name)[:80]
+            digest = hashlib.sha256(item.key.encode()).hexdigest()[:8]
+            self._path = folder / f"{slug}-{digest}.log"
+
+    @property
+    def path(self) -> str:
+        return str(self._path) if self._path is not None and self._path.exists() else ""
+
+    def say(self, text: str) -> None:
+        self._put(f"{_now()} {text}\n")
+
+    def trace(self, error: BaseException) -> None:
+        self._put(masked("".join(traceback.format_exception(error)), self.item))
+
+    def close(self, made: Made, notes: Sequence[str], facts: Mapping[str, Any]) -> None:
+        if made.plan is not None:
+            self._put(f"{made.plan!r}\n")
+        for note in notes:
+            self.say(f"note: {note}")
+        said = f"{facts['status']}: {format_bytes(made.nbytes)} in "
+        said += format_seconds(facts["seconds"])
+        self.say(said + (", verified" if facts.get("verified") else ""))
+
+    def _put(self, text: str) -> None:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+
+
+def _result(item: Item, status: Any, **facts: Any) -> JobResult:
+    return JobResult(
+        name=item.name,
+        job=item.job,
+        sources=tuple(without_secrets(s) for s in item.sources),
+        target=item.key,
+        status=status,
+        **facts,
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, XchunkError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,217 @@
+"""The state of a batch: what became of each item, kept so that any instant may be the last.
+
+Each process appends to a part of its own, one line of JSON for each thing that happens, so that
+machines that share nothing but a folder need no lock. A line that was cut off by a kill counts
+for nothing. All parts are read at the start: of each item, the latest record stands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from zarr.storage import LocalStore
+
+from xchunk.errors import InvalidJobError, XchunkError
+from xchunk.storage.lease import lease
+
+__all__ = ["Record", "Shown", "State", "Verdict", "decide"]
+
+Shown = Literal["running", "done", "failed", "interrupted"]
+#: What is done with an item: it is run, verified, or left as it is.
+Verdict = Literal["run", "verify", "skip"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one item."""
+
+    key: str
+    """The item's target."""
+    name: str
+    """The item's name."""
+    status: Shown
+    """How far it is."""
+    job: str
+    """Digest of what was asked."""
+    source: str
+    """Stamp of its sources."""
+    target: str | None = None
+    """Stamp of the complete target."""
+    existed: bool = False
+    """Whether there was a complete store in the target's place when it was begun."""
+    verified: bool = False
+    """Whether the target was read back and compared."""
+    seconds: float = 0.0
+    """How long it took."""
+    nbytes: int = 0
+    """Bytes of its variables, as stored before codecs."""
+    message: str = ""
+    """Why it failed, in words."""
+    time: str = ""
+    """When it was noted, UTC."""
+
+
+def decide(
+    earlier: Record | None, *, job: str, source: str, target: str | None, verify: bool
+) -> tuple[Verdict, str]:
+    """Decide what to do with an item, of what is known of it now.
+
+    Parameters
+    ----------
+    earlier : Record or None
+        What became of it before.
+    job, source : str
+        Digest of what is asked, and stamp of its sources, now.
+    target : str or None
+        Stamp of the complete store that is there now.
+    verify : bool
+        Whether it is to be verified.
+
+    Returns
+    -------
+    tuple
+        The verdict, and why; empty where it goes without saying.
+    """
+    if earlier is None:
+        return "run", ""
+    if earlier.status != "done":
+        changed = _changed(earlier, job, source)
+        if target is not None and not earlier.existed and not changed:
+            # killed after its target was complete, and before that was noted
+            return "verify", "its target was complete when an earlier run was stopped"
+        return "run", f"begun anew: {changed}" if changed else ""
+    if target is None:
+        return "run", "done again: its target is gone, or not complete"
+    if changed := _changed(earlier, job, source):
+        return "run", f"done again: {changed}"
+    if earlier.target != target:
+        return "run", "done again: its target is not what was written"
+    if verify and not earlier.verified:
+        return "verify", "was done, but not verified"
+    return "skip", "done by an earlier run"
+
+
+def _changed(earlier: Record, job: str, source: str) -> str:
+    if earlier.source != source:
+        return "its source has changed"
+    return "its job has changed" if earlier.job != job else ""
+
+
+class State:
+    """The state of a batch in a folder; without a folder, in memory only.
+
+    Parameters
+    ----------
+    folder : path, optional
+        Where it is kept; made when the first record is written.
+    shard : tuple of int, optional
+        Which of how many shards writes it; None: all items.
+    """
+
+    def __init__(self, folder: Path | None, shard: tuple[int, int] | None = None):
+        self.folder = folder
+        part = "state" if shard is None else f"state-{shard[0]}-of-{shard[1]}"
+        self.path = None if folder is None else folder / f"{part}.jsonl"
+        self._records: dict[str, Record] = {}
+        self._file: Any = None
+
+    @property
+    def logs(self) -> Path | None:
+        """The folder of the items' logs."""
+        return None if self.folder is None else self.folder / "logs"
+
+    def read(self) -> None:
+        """Read what earlier runs and other shards have noted."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        for path in sorted(self.folder.glob("state*.jsonl")):
+            for said in _lines(path):
+                record = _record(said)
+                known = None if record is None else self._records.get(record.key)
+                if record is not None and (known is None or known.time <= record.time):
+                    self._records[record.key] = record
+
+    def get(self, key: str) -> Record | None:
+        """Return the latest record of an item."""
+        return self._records.get(key)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write to this part while the context lasts.
+
+        Raises
+        ------
+        TargetExistsError
+            If another process is writing this part.
+        InvalidJobError
+            If the folder cannot be written to.
+        """
+        if self.path is None:
+            yield
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with lease(LocalStore(self.path.with_name(f".{self.path.stem}"))):
+                self._compact()
+                with self.path.open("a", encoding="utf-8") as self._file:
+                    yield
+        except OSError as error:
+            if isinstance(error, XchunkError) or error.filename is None:
+                raise
+            raise InvalidJobError(
+                f"the state cannot be kept in {self.folder} ({error.strerror or error}). Give "
+                "another folder: --state DIR."
+            ) from error
+        finally:
+            self._file = None
+
+    def note(self, record: Record) -> None:
+        """Note what became of an item."""
+        self._records[record.key] = record
+        self._write(asdict(record))
+
+    def _write(self, said: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(said, ensure_ascii=False) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _compact(self) -> None:
+        """Keep the latest record of each item only, and a file that ends with a line's end."""
+        path = self.path
+        if path is None or not path.exists():
+            return
+        latest: dict[str, Mapping[str, Any]] = {}
+        for said in _lines(path):
+            if isinstance(said.get("key"), str):
+                latest[said["key"]] = said
+        text = "".join(json.dumps(said, ensure_ascii=False) + "\n" for said in latest.values())
+        half = path.with_suffix(f".{os.getpid()}.partial")
+        half.write_text(text, encoding="utf-8")
+        half.replace(path)
+
+
+def _lines(path: Path | None) -> Iterator[Mapping[str, Any]]:
+    """Read the lines that are whole."""
+    if path is None or not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with suppress(ValueError, RecursionError):
+                said = json.loads(line)
+                if isinstance(said, dict):
+                    yield said
+
+
+def _record(said: Mapping[str, Any]) -> Record | None:
+    known = {f.name for f in fields(Record)}
+    try:
+        return Record(**{k: v for k, v in said.items() if k in known})
+    except TypeError:
+        return None
