@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import xarray as xr
 
+from xchunk.core.grid import Grid
+from xchunk.core.layout import ArrayLayout
+from xchunk.core.stages import EXCESS, EXCESS_BYTES
 from xchunk.core.suggest import Suggestion
 from xchunk.core.units import format_bytes
-from xchunk.errors import XchunkWarning
+from xchunk.errors import ExcessiveIOWarning, XchunkWarning
 
-__all__ = ["chunk_lazily", "tell_threads", "threads_note"]
+__all__ = ["chunk_lazily", "tell_threads", "threads_note", "warn_of_reading"]
 
 
 def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.Dataset:
@@ -42,6 +45,30 @@ def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.
     data = {n: v for n, v in changed.items() if n not in ds.coords}
     out = ds.assign(data) if data else ds.copy()
     return out.assign_coords(coords) if coords else out
+
+
+def warn_of_reading(
+    layouts: Iterable[ArrayLayout], chunks: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Warn where reading all blocks once decodes stored chunks many times over."""
+    for layout in layouts:
+        own = chunks.get(layout.name)
+        # what is in dask's blocks already is read block by block, and then shuffled
+        if not own or layout.chunks is None or layout.dask_chunks is not None:
+            continue
+        stored = Grid.of(layout.shape, layout.chunks)
+        blocks = Grid.of(layout.shape, [own.get(dim, -1) for dim in layout.dims])
+        decodes = blocks.pairs(stored) / max(1, stored.count)
+        nbytes = stored.count * stored.box_elements * layout.stored_dtype.itemsize
+        if decodes < EXCESS or (decodes - 1) * nbytes < EXCESS_BYTES:
+            continue
+        warnings.warn(
+            f"{layout.name}: to read all of these blocks once decodes each stored chunk "
+            f"{decodes:.1f} times on average, {format_bytes(decodes * nbytes)} in all. Give "
+            "store='somewhere.zarr' to have it stored in chunks like that.",
+            ExcessiveIOWarning,
+            stacklevel=4,
+        )
 
 
 def tell_threads(suggestion: Suggestion) -> None:

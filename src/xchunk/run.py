@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,9 @@ import xarray as xr
 
 from xchunk._typing import ProgressLike
 from xchunk.bound import Rechunk
+from xchunk.core.stages import RechunkPlan
 from xchunk.core.suggest import Suggestion
-from xchunk.errors import SourceError
+from xchunk.errors import ExcessiveIOWarning, LayoutChangeWarning, SourceError
 from xchunk.reopen import reopen
 from xchunk.storage.chunk_cache import small_chunk_caches
 from xchunk.storage.stores import describe, is_fault_of_store
@@ -39,6 +41,7 @@ def run_rechunk(
         done[label] += 1
         progress.update(name=name, stage=kind, done=done[label], total=total, nbytes=nbytes)
 
+    _warn(rechunk.plan)
     variables = (v for ds in groups.values() for v in ds.variables.values())
     with progress, small_chunk_caches(variables):
         store = rechunk.run(report=report)
@@ -55,6 +58,16 @@ def run_rechunk(
         raise SourceError(
             f"{describe(store)} is written and complete, but cannot be opened: {error}"
         ) from error
+
+
+def _warn(plan: RechunkPlan) -> None:
+    """Say what cannot be kept, and where the source is read many times over."""
+    if plan.changes:
+        said = "not everything can be kept as it is stored: " + "; ".join(plan.changes)
+        warnings.warn(said, LayoutChangeWarning, stacklevel=4)
+    for array in plan.arrays:
+        if array.excess:
+            warnings.warn(f"{array.name}: {array.excess}.", ExcessiveIOWarning, stacklevel=4)
 
 
 def _dask_chunks(rechunk: Rechunk, what: Any) -> dict[str, dict[str, Any]]:

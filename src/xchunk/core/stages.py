@@ -20,9 +20,24 @@ from xchunk._typing import Chunks
 from xchunk.core.cost import Rates, Work
 from xchunk.core.grid import Grid
 from xchunk.core.memory import PROCESS_OVERHEAD, CopyBuffers, MemoryBudget
+from xchunk.core.units import format_bytes
 from xchunk.errors import InvalidChunksError
 
-__all__ = ["ArrayPlan", "CopyJob", "Limits", "RechunkPlan", "Scratch", "Stage"]
+__all__ = [
+    "EXCESS",
+    "EXCESS_BYTES",
+    "ArrayPlan",
+    "CopyJob",
+    "Limits",
+    "RechunkPlan",
+    "Scratch",
+    "Stage",
+]
+
+
+#: Reading is excessive where stored chunks are decoded so often on average, and that makes so
+#: many bytes more than decoding each once.
+EXCESS, EXCESS_BYTES = 3.0, 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -176,6 +191,25 @@ class ArrayPlan:
         if not self.stages:
             return 0
         return PROCESS_OVERHEAD + self.projected_mem * self.threads
+
+    @property
+    def amplification(self) -> float:
+        """How often a stored chunk is decoded on average; 1 where the source has no chunks."""
+        chunks = self.job.source.count
+        return self.work.decodes / chunks if self.work.decodes and chunks else 1.0
+
+    @property
+    def excess(self) -> str:
+        """What is said of reading the source many times over, in words; empty where it is not."""
+        more = self.work.decoded_bytes * (1 - 1 / self.amplification)
+        if self.amplification < EXCESS or more < EXCESS_BYTES:
+            return ""
+        return (
+            f"each stored chunk is decoded {self.amplification:.1f} times on average, "
+            f"{format_bytes(self.work.decoded_bytes)} in all, since no more of them fit the memory "
+            "at once and nothing goes through a scratch array. Give more memory (max_mem=), or "
+            "allow a scratch array"
+        )
 
     @property
     def scratch_nbytes(self) -> int:
