@@ -71,7 +71,8 @@ def test_every_report_is_whole_and_needs_nothing_external(pages: dict[str, str])
         ("budget", "a worker may grow by"),
         ("suggestion", "rechunk to zarr first"),
         ("suggestion", "259,920 ×"),
-        ("plan", "scratch → target"),
+        ("plan", "reads 1.52 GB1,460 decodes"),
+        ("plan", "(73, 57, 720) pieces"),
         ("plan", "zarr v3 has none"),
     ],
 )

@@ -114,9 +114,10 @@ def test_a_plan_shows_stages_and_totals(budget: MemoryBudget, make_plan) -> None
         "series.zarr",
         "40 tasks",
         "824 objects",
-        "20 of (73, 361, 720)",
-        "source → scratch",
-        "scratch → target",
+        "    source   (1, 361, 720) chunks\n      │      reads 1.52 GB, 1,460 decodes",
+        "      │      20 tasks, box (73, 361, 720), peak 205 MB",
+        "      ▼      writes 1.52 GB, 140 objects\n    scratch  (73, 57, 720) pieces",
+        "      ▼      writes 1.52 GB, 684 objects\n    target   (1460, 19, 20) chunks",
         "copied in one piece: time",
         "zarr v3 has none",
     ):

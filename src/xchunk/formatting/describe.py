@@ -37,6 +37,7 @@ __all__ = [
     "grouped",
     "is_cut",
     "is_plain",
+    "lengths",
     "measured_facts",
     "misfit",
     "plain",
@@ -71,6 +72,8 @@ STAGES = {
     "read": "source → scratch",
     "move": "scratch → scratch",
     "write": "scratch → target",
+    "verify-source": "source read back",
+    "verify-target": "target read back",
 }
 
 #: What a finding of each severity is called.
@@ -107,7 +110,8 @@ def counted(n: int, one: str, many: str = "") -> str:
     return f"{format_count(n)} {one if n == 1 else many or one + 's'}"
 
 
-def _tuple(values: Iterable[object]) -> str:
+def lengths(values: Iterable[object]) -> str:
+    """Lengths by dim: ``(1460, 25, 24)``."""
     items = [str(v) for v in values]
     return "(" + ", ".join(items) + ("," if len(items) == 1 else "") + ")"
 
@@ -139,7 +143,7 @@ def chunks(layout: ArrayLayout) -> str:
     if not layout.ndim:
         return "scalar"
     if layout.chunks is not None:
-        return _tuple(_lengths(c) for c in layout.chunks)
+        return lengths(_lengths(c) for c in layout.chunks)
     if layout.format == "memory":
         return "in memory"
     if layout.format == "dask":
@@ -149,7 +153,7 @@ def chunks(layout: ArrayLayout) -> str:
 
 def shards(layout: ArrayLayout) -> str:
     """The shards by dim; empty where there are none."""
-    return "" if layout.shards is None else _tuple(layout.shards)
+    return "" if layout.shards is None else lengths(layout.shards)
 
 
 def codecs(layout: ArrayLayout) -> str:
@@ -171,7 +175,7 @@ def dask_blocks(layout: ArrayLayout) -> str:
     if layout.dask_chunks is None:
         return ""
     grid = Grid.of(layout.shape, layout.dask_chunks)
-    return f"{_tuple(_lengths(c) for c in layout.dask_chunks)}  {counted(grid.count, 'block')}"
+    return f"{lengths(_lengths(c) for c in layout.dask_chunks)}  {counted(grid.count, 'block')}"
 
 
 def is_cut(layout: ArrayLayout) -> bool:
@@ -212,13 +216,13 @@ def growth(v: VariableSuggestion, budget: MemoryBudget) -> int:
     return v.worker_mem or v.projected_mem * (v.threads or budget.threads)
 
 
-def suggestion_facts(v: VariableSuggestion, budget: MemoryBudget) -> list[tuple[str, str]]:
+def suggestion_facts(v: VariableSuggestion, budget: MemoryBudget | None) -> list[tuple[str, str]]:
     """The facts of a suggestion for one variable by name."""
     facts = [("chunks", dim_chunks(v.layout.sizes, v.chunks))]
     if v.action == "stage":
-        kept = _tuple(v.target_chunks)
+        kept = lengths(v.target_chunks)
         if v.target_shards is not None:
-            kept += f" in shards of {_tuple(v.target_shards)}"
+            kept += f" in shards of {lengths(v.target_shards)}"
         facts.append(("stored", f"{chunks(v.layout)} → {kept}"))
     decoded = f"{times(v.read_amplification)} what is needed in a pass"
     if v.request_amplification > 1:
@@ -227,7 +231,7 @@ def suggestion_facts(v: VariableSuggestion, budget: MemoryBudget) -> list[tuple[
     if v.action == "load":
         return facts
     tasks = f"{format_count(v.tasks)} a pass"
-    if 1 <= v.threads < budget.threads:
+    if budget is not None and 1 <= v.threads < budget.threads:
         tasks += f", on {v.threads} of {counted(budget.threads, 'thread')}"
     facts.append(("tasks", tasks))
     spans = [
@@ -247,7 +251,7 @@ def stage_facts(stage: Stage, threads: int) -> list[tuple[str, str]]:
     read = work.decoded_bytes + work.scratch_read_bytes
     written = work.encoded_bytes + work.scratch_write_bytes
     return [
-        ("boxes", f"{format_count(stage.boxes.count)} of {_tuple(stage.boxes.chunks)}"),
+        ("boxes", f"{format_count(stage.boxes.count)} of {lengths(stage.boxes.chunks)}"),
         ("tasks", format_count(work.tasks)),
         ("reads", format_bytes(read)),
         ("decodes", format_count(work.decodes)),
@@ -261,11 +265,11 @@ def work_facts(array: ArrayPlan) -> list[tuple[str, str]]:
     """The figures of one array's plan: chunks from and to, and what it needs."""
     job = array.job
     facts = [
-        ("from", _tuple(job.source.chunks) if job.source_chunked else "contiguous"),
-        ("to", _tuple(job.target.chunks)),
+        ("from", lengths(job.source.chunks) if job.source_chunked else "contiguous"),
+        ("to", lengths(job.target.chunks)),
     ]
     if job.units.chunks != job.target.chunks:
-        facts.append(("shards", _tuple(job.units.chunks)))
+        facts.append(("shards", lengths(job.units.chunks)))
     if array.scratch_nbytes:
         facts.append(("scratch", format_bytes(array.scratch_nbytes)))
     return facts

@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-__all__ = ["CSS", "card", "esc", "page", "pairs", "table"]
+__all__ = ["CSS", "card", "document", "esc", "page", "pairs", "table"]
 
 _LIGHT = """
   --xc-fg: var(--jp-content-font-color1, var(--vscode-editor-foreground, #1f2933));
   --xc-dim: var(--jp-content-font-color2, #5b6875);
   --xc-bg: var(--jp-layout-color0, var(--vscode-editor-background, #ffffff));
-  --xc-soft: rgba(60, 90, 120, .07); --xc-line: rgba(60, 90, 120, .22);
+  --xc-soft: rgba(60, 90, 120, .07); --xc-track: rgba(60, 90, 120, .14);
+  --xc-line: rgba(60, 90, 120, .22);
   --xc-chunk: #2f6f9f; --xc-shard: #8a5a9e; --xc-dask: #b5651d; --xc-lit: #2f6f9f;
-  --xc-held: #9aa5b1; --xc-warn: #9c4221;"""
+  --xc-need: #b3261e; --xc-held: #9aa5b1; --xc-warn: #9c4221;"""
 
 _DARK = """
   --xc-fg: var(--jp-content-font-color1, var(--vscode-editor-foreground, #dde4ea));
   --xc-dim: var(--jp-content-font-color2, #98a6b3);
   --xc-bg: var(--jp-layout-color0, var(--vscode-editor-background, #161b20));
-  --xc-soft: rgba(150, 180, 210, .09); --xc-line: rgba(150, 180, 210, .24);
+  --xc-soft: rgba(150, 180, 210, .09); --xc-track: rgba(150, 180, 210, .18);
+  --xc-line: rgba(150, 180, 210, .24);
   --xc-chunk: #79b4dd; --xc-shard: #c79bd9; --xc-dask: #e5a567; --xc-lit: #79b4dd;
-  --xc-held: #66727e; --xc-warn: #f0a57a;"""
+  --xc-need: #ff8a80; --xc-held: #66727e; --xc-warn: #f0a57a;"""
 
 _THEMES = f"""
 .xchunk {{{_LIGHT}
@@ -65,29 +67,52 @@ _RULES = """
 .xchunk table.xc tr.xc-more td { border-bottom: 1px solid var(--xc-line); padding-top: 0; }
 .xchunk p { margin: 4px 0; max-width: 90ch; }
 .xchunk dl.xc { display: flex; flex-wrap: wrap; gap: 2px 20px; margin: 4px 0; }
-.xchunk dl.xc div { display: flex; gap: 6px; }
-.xchunk dl.xc dt { color: var(--xc-dim); font-weight: 400; margin: 0; padding: 0; }
-.xchunk dl.xc dd { margin: 0; }
+.xchunk dl.xc div { display: flex; gap: 6px; align-items: baseline; }
+.xchunk dl.xc dt { color: var(--xc-dim); font-weight: 400; margin: 0; padding: 0;
+  float: none; width: auto; white-space: nowrap; }
+.xchunk dl.xc dd { margin: 0; padding: 0; float: none; width: auto; min-width: 0; }
+.xchunk ul.xc { margin: 4px 0; padding: 0 0 0 18px; }
 .xchunk .xc-card { border: 1px solid var(--xc-line); border-radius: 4px; padding: 8px 12px;
   margin: 8px 0; }
 .xchunk .xc-card > .xc-name { display: flex; flex-wrap: wrap; gap: 2px 12px;
   align-items: baseline; }
 .xchunk .xc-card > .xc-name b { font-weight: 600; }
-.xchunk .xc-tag { background: var(--xc-soft); border-radius: 3px; padding: 0 6px; font-size: 11px; }
-.xchunk .xc-bar { position: relative; height: 10px; background: var(--xc-soft); border-radius: 2px;
-  max-width: 420px; margin: 6px 0 2px; overflow: hidden; }
+.xchunk .xc-tag { background: var(--xc-soft); border-radius: 3px; padding: 0 6px; font-size: 12px; }
+.xchunk .xc-tag.xc-warn { color: var(--xc-warn); }
+.xchunk .xc-memory { max-width: 460px; margin: 6px 0; }
+.xchunk .xc-bar { position: relative; height: 12px; background: var(--xc-track);
+  border-radius: 2px; margin: 2px 0; overflow: hidden; }
+.xchunk .xc-scale { position: relative; height: 30px; color: var(--xc-dim);
+  font-size: 11px; line-height: 14px; }
+.xchunk .xc-scale span { position: absolute; transform: translateX(-50%); text-align: center;
+  white-space: nowrap; }
+.xchunk .xc-scale span:last-child { transform: none; left: auto !important; right: 0;
+  text-align: right; }
 .xchunk .xc-bar i { position: absolute; top: 0; bottom: 0; }
 .xchunk .xc-bar i.h { background: var(--xc-held); }
+.xchunk .xc-bar i.h { left: 0; }
 .xchunk .xc-bar i.g { background: var(--xc-chunk); }
+.xchunk .xc-bar i.w { background: var(--xc-warn); }
 .xchunk .xc-bar i.m { width: 1px; background: var(--xc-fg); opacity: .65; }
 .xchunk .xc-flex { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-start; }
 .xchunk .xc-flex > div { flex: 1 1 300px; min-width: 0; }
-.xchunk figure { margin: 4px 0; flex: 0 1 auto; max-width: min(320px, 100%); }
-.xchunk figure svg { display: block; max-width: 100%; height: auto; }
-.xchunk figcaption { color: var(--xc-dim); font-size: 11px; }
-.xchunk figcaption i { display: inline-block; width: 9px; height: 9px; margin: 0 4px 0 0;
-  border: 1.5px solid; }
+.xchunk figure { margin: 6px 0; padding: 0; flex: 0 1 auto; max-width: min(300px, 100%); }
+.xchunk figure > b { display: block; font-weight: 600; font-size: 12px; margin-bottom: 4px; }
+.xchunk figure svg { display: block; max-width: 100%; height: auto; overflow: visible; }
+.xchunk figcaption { color: var(--xc-dim); font-size: 12px; line-height: 1.4; margin-top: 4px; }
+.xchunk figcaption i, .xchunk .xc-key i { display: inline-block; width: 9px; height: 9px;
+  margin: 0 4px 0 0; border: 1.5px solid; }
 .xchunk figcaption span { margin-right: 10px; white-space: nowrap; }
+.xchunk .xc-key { color: var(--xc-dim); font-size: 12px; }
+.xchunk .xc-plan { display: flex; flex-wrap: wrap; align-items: center; gap: 8px 12px;
+  margin: 4px 0; }
+.xchunk .xc-arrow { flex: 0 1 180px; min-width: 120px; font-size: 12px; line-height: 1.4;
+  text-align: center; }
+.xchunk .xc-shaft { position: relative; height: 1px; margin: 5px 0;
+  background: var(--xc-dim); }
+.xchunk .xc-shaft::after { content: ""; position: absolute; right: 0; top: -4px;
+  border-left: 8px solid var(--xc-dim); border-top: 4.5px solid transparent;
+  border-bottom: 4.5px solid transparent; }
 .xchunk summary { cursor: pointer; color: var(--xc-dim); }
 @container (max-width: 640px) {
   .xchunk table.xc thead { display: none; }
@@ -101,6 +126,14 @@ _RULES = """
   .xchunk table.xc tbody th { flex: 1 0 100%; }
   .xchunk table.xc td[data-l]::before { content: attr(data-l) " "; color: var(--xc-dim); }
   .xchunk table.xc td:empty { display: none; }
+  .xchunk .xc-plan { flex-direction: column; align-items: flex-start; gap: 4px; }
+  .xchunk .xc-arrow { flex: none; min-width: 0; text-align: left; display: grid;
+    grid-template-columns: 28px 1fr; }
+  .xchunk .xc-arrow > div { grid-column: 2; }
+  .xchunk .xc-arrow > .xc-shaft { grid-column: 1; grid-row: 1 / span 3; width: 1px; height: auto;
+    margin: 2px 0 2px 10px; }
+  .xchunk .xc-shaft::after { right: auto; left: -4px; top: auto; bottom: 0;
+    border: 0 solid transparent; border-width: 8px 4.5px 0; border-top-color: var(--xc-dim); }
 }"""
 
 #: The style sheet of one report; every rule is held within ``.xchunk``.
@@ -153,14 +186,23 @@ def table(head: Iterable[str], rows: Iterable[tuple[list[str], str]]) -> str:
 
 def page(title: str, body: str) -> str:
     """Make a whole page, to be saved as a file, of reports that carry no style of their own."""
+    return _whole(title, f"<h1>{esc(title)}</h1>{body}")
+
+
+def _whole(title: str, body: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
         f"<title>{esc(title)}</title><style>{CSS}{_PAGE}</style></head>"
-        f'<body class="xchunk-page"><main class="xchunk"><h1>{esc(title)}</h1>{body}</main>'
+        f'<body class="xchunk-page"><main class="xchunk">{body}</main>'
         "</body></html>"
     )
+
+
+def document(title: str, report: str) -> str:
+    """Make a whole page of one report that carries no style of its own."""
+    return _whole(title, report)
 
 
 _PAGE = """
@@ -169,5 +211,6 @@ body.xchunk-page { margin: 0; background: #ffffff; }
 main.xchunk { max-width: 960px; margin: 0 auto; padding: 24px 16px 64px; font-size: 14px; }
 main.xchunk h1 { font-size: 22px; font-weight: 600; margin: 8px 0 12px; }
 main.xchunk h2 { font-size: 16px; font-weight: 600; margin: 28px 0 6px; }
-main.xchunk .xchunk { margin: 10px 0; }
+main.xchunk .xchunk { margin: 10px 0; font-size: 14px; }
+main.xchunk > .xchunk:only-child > .xc-head > b { font-size: 18px; }
 main.xchunk p { font-size: 14px; }"""

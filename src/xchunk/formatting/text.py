@@ -15,7 +15,7 @@ from xchunk.core.plan import ArrayPlan, RechunkPlan
 from xchunk.core.rechunking import RechunkComparison
 from xchunk.core.suggest import Suggestion, VariableSuggestion
 from xchunk.core.units import format_bytes, format_seconds
-from xchunk.formatting import describe
+from xchunk.formatting import captions, describe
 
 if TYPE_CHECKING:
     from xchunk.storage.layouts import LayoutReport
@@ -25,12 +25,21 @@ __all__ = [
     "accessor",
     "bar",
     "check_report",
+    "cut",
+    "finding_lines",
+    "layout_lines",
     "layout_report",
     "measured_rates",
     "memory_budget",
+    "more",
+    "plan_lines",
     "rechunk_comparison",
     "rechunk_plan",
+    "sides",
+    "suggested_lines",
     "suggestion",
+    "table",
+    "wrap",
 ]
 
 #: Columns of a line, at the most.
@@ -107,11 +116,13 @@ def _limited(items: Sequence[T]) -> tuple[Sequence[T], int]:
     return items[:MOST], max(0, len(items) - MOST)
 
 
-def _more(left: int, what: str) -> list[str]:
-    return [f"  … and {describe.counted(left, what)} more, see to_dict()"] if left else []
+def more(left: int, what: str) -> list[str]:
+    """Say how many things are left out; nothing where there are none."""
+    return [f"  … and {describe.counted(left, what)} more, see to_dict()"] if left > 0 else []
 
 
-def _layout(layout: ArrayLayout) -> list[str]:
+def layout_lines(layout: ArrayLayout) -> list[str]:
+    """Show how one variable is stored."""
     right = f"{describe.dtypes(layout)}  {format_bytes(layout.nbytes)}"
     lines = [sides(layout.name, right, 2)]
     if layout.dims:
@@ -144,11 +155,11 @@ def layout_report(report: LayoutReport) -> str:
     lines = [sides(f"xchunk layout of {report.source or 'a Dataset'}", f"{what}, {total}")]
     shown, left = _limited(data)
     for layout in shown:
-        lines += ["", *_layout(layout)]
-    lines += _more(left, "variable")
+        lines += ["", *layout_lines(layout)]
+    lines += more(left, "variable")
     if coords:
         shown, left = _limited(coords)
-        lines += ["", "  coordinates", *(_coord(c) for c in shown), *_more(left, "coordinate")]
+        lines += ["", "  coordinates", *(_coord(c) for c in shown), *more(left, "coordinate")]
     return "\n".join(lines)
 
 
@@ -170,12 +181,14 @@ def memory_budget(budget: MemoryBudget) -> str:
     return "\n".join(lines)
 
 
-def _suggested(v: VariableSuggestion, budget: MemoryBudget) -> list[str]:
+def suggested_lines(v: VariableSuggestion, budget: MemoryBudget | None) -> list[str]:
+    """Show what to do with one variable, and why."""
     lines = [sides(v.name, describe.ACTIONS[v.action], 2)]
     for name, value in describe.suggestion_facts(v, budget):
         lines += wrap(value, 18, f"    {name}")
-    (drawn,) = bar(budget, describe.growth(v, budget), indent=18, width=30)
-    lines.append("    memory" + drawn[10:])
+    if budget is not None:
+        (drawn,) = bar(budget, describe.growth(v, budget), indent=18, width=30)
+        lines.append("    memory" + drawn[10:])
     lines += wrap(v.why, 18, "    why") if v.why else []
     return lines
 
@@ -191,29 +204,26 @@ def suggestion(s: Suggestion) -> str:
     data = [v for v in variables if not v.layout.is_coord]
     shown, left = _limited(data or variables)
     for v in shown:
-        lines += ["", *_suggested(v, budget)]
-    lines += _more(left, "variable")
+        lines += ["", *suggested_lines(v, budget)]
+    lines += more(left, "variable")
     coords = len(variables) - len(data) if data else 0
     if coords:
         lines += ["", f"  {describe.counted(coords, 'coordinate')} as well, see .variables"]
     return "\n".join(lines)
 
 
-def _planned(array: ArrayPlan) -> list[str]:
+def plan_lines(array: ArrayPlan) -> list[str]:
+    """Show what a rechunk does with one variable, as its stages."""
     lines = [sides(array.name, f"{array.family}  {format_bytes(array.nbytes)}", 2)]
-    lines += wrap(", ".join(f"{k} {v}" for k, v in describe.work_facts(array)))
-    stages = [(s.kind, describe.stage_facts(s, array.threads)) for s in array.stages]
-    if stages:
-        head = ["", *(name for name, _ in stages[0][1] if name != "boxes")]
-        rows = [[kind, *(v for n, v in facts if n != "boxes")] for kind, facts in stages]
-        lines += table(rows, head)
-        for stage, (kind, facts) in zip(array.stages, stages, strict=True):
-            lines += wrap(
-                f"{describe.STAGES[stage.kind]}, {dict(facts)['boxes']}", 13, f"    {kind}"
-            )
+    nodes = captions.flow_nodes(array)
+    for i, node in enumerate(nodes):
+        lines += wrap(", ".join(filter(None, (node.chunks, node.parts))), 13, f"    {node.title}")
+        if i < len(array.stages):
+            told = captions.arrow(array.stages[i], array.threads)
+            lines += [f"{m:>7}      {', '.join(t)}" for m, t in zip("││▼", told, strict=True)]
     if array.runner_up:
         lines += wrap(array.runner_up)
-    return lines
+    return [cut(line, WIDTH) for line in lines]
 
 
 def _small(arrays: Iterable[ArrayPlan]) -> str:
@@ -239,8 +249,8 @@ def rechunk_plan(plan: RechunkPlan) -> str:
     large = [a for a in arrays if not describe.is_plain(a)]
     shown, left = _limited(large)
     for array in shown:
-        lines += ["", *_planned(array)]
-    lines += _more(left, "array")
+        lines += ["", *plan_lines(array)]
+    lines += more(left, "array")
     small = [a for a in arrays if describe.is_plain(a)]
     if small:
         lines += ["", *wrap(_small(small), 2)]
@@ -249,7 +259,8 @@ def rechunk_plan(plan: RechunkPlan) -> str:
     return "\n".join(lines)
 
 
-def _finding(f: Finding) -> list[str]:
+def finding_lines(f: Finding) -> list[str]:
+    """Show one finding of a check."""
     word = describe.SEVERITY_WORDS[f.severity]
     lines = [sides(f"{word:<9}{f.variable or 'all variables'}", f.code, 2)]
     return [*lines, *wrap(f.message), *wrap(f.consequence), *wrap(f.remedy, 6, "    →")]
@@ -261,8 +272,8 @@ def check_report(report: CheckReport) -> str:
     lines = [sides(of, describe.check_counts(report))]
     shown, left = _limited(report.findings)
     for found in shown:
-        lines += ["", *_finding(found)]
-    lines += _more(left, "finding")
+        lines += ["", *finding_lines(found)]
+    lines += more(left, "finding")
     return "\n".join(lines)
 
 
