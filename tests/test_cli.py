@@ -228,7 +228,7 @@ def test_what_nobody_expected_gets_one_line_too(
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("xchunk.sources.open_source", broken)
+    monkeypatch.setattr("xchunk.sources.open_groups", broken)
     code, _, err = run("inspect", maps)
     assert code == 1
     assert err == (

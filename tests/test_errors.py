@@ -29,6 +29,7 @@ TREE = {
     "VerificationError": (ValueError, 9),
     "StageFailedError": (RuntimeError, 10),
     "InvalidJobError": (ValueError, 13),
+    "ClusterError": (ConnectionError, 14),
 }
 
 

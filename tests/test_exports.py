@@ -12,6 +12,7 @@ import xchunk
 
 #: What the package promises to keep. A new name is added here on purpose, or not at all.
 EXPORTS = {
+    "ClusterError",
     "DataArrayChunking",
     "DataTreeChunking",
     "DatasetChunking",

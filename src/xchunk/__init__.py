@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from xchunk._version import __version__
 from xchunk.accessor import DataArrayChunking, DatasetChunking, DataTreeChunking
 from xchunk.errors import (
+    ClusterError,
     EncodingError,
     ExcessiveIOWarning,
     InvalidChunksError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _register()
 
 __all__ = [
+    "ClusterError",
     "DataArrayChunking",
     "DataTreeChunking",
     "DatasetChunking",

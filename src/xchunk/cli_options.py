@@ -7,29 +7,41 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from xchunk.cli_output import Output
+from xchunk.cli_secrets import is_secret
 from xchunk.errors import InvalidChunksError
 
 __all__ = [
+    "PRESETS",
     "access_of",
+    "common",
     "debug",
     "examples",
     "json_flag",
     "memory_options",
-    "open_named",
+    "more_use",
+    "open_given",
     "options",
     "pairs",
-    "planned_by",
+    "pattern_of",
+    "place",
     "request_of",
     "show",
-    "show_plan",
     "sizes_of",
     "source",
+    "spec_of",
     "storage_option",
     "target",
+    "target_storage",
+    "target_storage_option",
     "use",
-    "where",
 ]
+
+#: The uses that have a name, for completion.
+PRESETS = ("timeseries", "map", "profile", "scan")
+_ENGINES = ("h5netcdf", "netcdf4", "scipy", "zarr", "cfgrib", "kerchunk")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,28 +62,97 @@ def options(*given: Callable[[F], F]) -> Callable[[F], F]:
     return add
 
 
+def _of(words: Sequence[str]) -> Callable[..., list[CompletionItem]]:
+    """Complete one of some words; anything else may be typed as well."""
+
+    def complete(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in words if word.startswith(typed)]
+
+    return complete
+
+
+def _turns_on(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    out = ctx.find_object(Output)
+    if out is not None and value and param.name:
+        setattr(out, param.name, True)
+
+
+#: A path or a URL; paths are completed by the shell.
+place = click.Path()
+
 debug = click.option(
-    "--debug", is_flag=True, expose_value=False, help="Show tracebacks and all warnings."
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_turns_on,
+    help="Show tracebacks and all warnings.",
 )
+#: For commands that print JSON by themselves; the others take `common`.
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON, for other programs.")
+common = options(
+    click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        expose_value=False,
+        callback=_turns_on,
+        help="Print one JSON document, for other programs; an error is one too.",
+    ),
+    click.option(
+        "--quiet",
+        "-q",
+        is_flag=True,
+        expose_value=False,
+        callback=_turns_on,
+        help="Say nothing but errors (and the document of --json).",
+    ),
+    click.option(
+        "--log-json",
+        is_flag=True,
+        expose_value=False,
+        callback=_turns_on,
+        help="Write what happens to stderr as one JSON object a line.",
+    ),
+    debug,
+)
 storage_option = click.option(
     "--storage-option",
     "storage",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Option of the filesystem, for URLs; may be repeated.",
+    help="Option of the filesystem, for URLs: anon=true. May be repeated.",
+)
+target_storage_option = click.option(
+    "--target-storage-option",
+    "target_storage",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="The same for DST, where it needs others than SRC.",
 )
 source = options(
-    click.argument("src"),
-    click.option("--group", metavar="PATH", help="Group within SRC; the root by default."),
-    click.option("--engine", metavar="NAME", help="xarray's backend; told by the content."),
+    click.argument("src", nargs=-1, required=True, type=place),
+    click.option("--group", metavar="PATH", help="Group within SRC; all groups by default."),
+    click.option(
+        "--engine",
+        metavar="NAME",
+        shell_complete=_of(_ENGINES),
+        help="xarray's backend; told by the content.",
+    ),
+    click.option(
+        "--concat-dim",
+        metavar="DIM",
+        help="Join files along DIM as they are listed; by their coordinates by default.",
+    ),
     storage_option,
 )
 use = options(
     click.option(
         "--access",
-        metavar="NAME",
-        help="How the data will be used: timeseries, map, profile or scan.",
+        metavar="NAME[:WEIGHT]",
+        multiple=True,
+        shell_complete=_of(PRESETS),
+        help="How the data will be used: timeseries, map, profile or scan. May be repeated, "
+        "with weights.",
     ),
     click.option(
         "--whole",
@@ -79,6 +160,15 @@ use = options(
         metavar="DIM[,DIM…]",
         help="Dims that one request needs whole, instead of --access.",
     ),
+)
+more_use = options(
+    click.option("--passes", type=float, metavar="N", help="How many times they are used so."),
+    click.option("--reduce", multiple=True, metavar="DIM[,DIM…]", help="Dims that are reduced."),
+    click.option(
+        "--rolling", multiple=True, metavar="DIM=N[,…]", help="Lengths of moving windows."
+    ),
+    click.option("--groupby", metavar="WHAT", help="As for xarray's groupby: time.month."),
+    click.option("--resample", metavar="DIM=FREQ", help="As for xarray's resample: time=MS."),
 )
 memory_options = options(
     click.option(
@@ -89,7 +179,8 @@ memory_options = options(
     ),
 )
 target = options(
-    click.argument("dst"),
+    click.argument("dst", type=place),
+    target_storage_option,
     click.option(
         "--chunks",
         multiple=True,
@@ -106,42 +197,99 @@ target = options(
 )
 
 
-def open_named(
-    src: str,
-    group: str | None = None,
-    engine: str | None = None,
-    storage: Sequence[str] = (),
-    **kwargs: Any,
-) -> Any:
-    """Open what a user named."""
-    import xchunk.accessor  # noqa: F401  registers .chunking
-    from xchunk.sources import open_source
+def open_given(out: Output, given: Mapping[str, Any], **kwargs: Any) -> Any:
+    """Open the source that the options of `source` name."""
+    from xchunk.cli_source import open_named
 
-    return open_source(src, engine, group, pairs(storage), **kwargs)
-
-
-def where(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Pick out what says where the source is."""
-    return {k: given[k] for k in ("src", "group", "engine", "storage")}
+    storage = pairs(given["storage"])
+    out.secrets.learn(storage)
+    return open_named(
+        given["src"],
+        given["group"],
+        given["engine"],
+        storage,
+        concat_dim=given["concat_dim"],
+        **kwargs,
+    )
 
 
-def pairs(storage: Sequence[str]) -> dict[str, str]:
-    """Read ``KEY=VALUE`` options."""
-    out = {}
+def target_storage(out: Output, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read what fsspec needs for the target: its own options, or the source's."""
+    storage = pairs(given["target_storage"], "--target-storage-option") or pairs(given["storage"])
+    out.secrets.learn(storage)
+    return storage or None
+
+
+def pairs(storage: Sequence[str], option: str = "--storage-option") -> dict[str, Any]:
+    """Read ``KEY=VALUE`` options; ``A.B=VALUE`` is within ``A``, and a value may be JSON."""
+    out: dict[str, Any] = {}
     for item in storage:
         key, equals, value = item.partition("=")
-        if not (key and equals):
-            raise click.UsageError(f"--storage-option {item}: give KEY=VALUE")
-        out[key] = value
+        *outer, name = key.split(".")
+        if not (equals and all((*outer, name))):
+            # what stands here may be a secret
+            raise click.UsageError(f"{option} {key if equals else '…'}: give KEY=VALUE")
+        into = out
+        for part in outer:
+            into = into.setdefault(part, {})
+            if not isinstance(into, dict):
+                raise click.UsageError(f"{option} {key}: {part} has a value already")
+        into[name] = value if is_secret(name) else _plain(value)
     return out
 
 
-def access_of(access: str | None, whole: Sequence[str]) -> str | dict[str, int] | None:
-    """Read ``--access`` or ``--whole``."""
-    names = [d.strip() for item in whole for d in item.split(",") if d.strip()]
-    if access and names:
+def _plain(value: str) -> Any:
+    """Read a value as JSON where it is some, else as the text that it is."""
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def access_of(access: Sequence[str], whole: Sequence[str]) -> Any:
+    """Read ``--access`` or ``--whole``: a name, names with weights, or dims; None: neither."""
+    dims = _names(whole)
+    if access and dims:
         raise click.UsageError("give --access or --whole, not both")
-    return dict.fromkeys(names, -1) if names else access
+    if dims:
+        return dict.fromkeys(dims, -1)
+    uses = [_weighed(item) for item in _names(access)]
+    if not uses:
+        return None
+    return uses[0][0] if len(uses) == 1 else uses
+
+
+def _names(items: Sequence[str]) -> list[str]:
+    return [name.strip() for item in items for name in item.split(",") if name.strip()]
+
+
+def _weighed(item: str) -> tuple[str, float]:
+    name, colon, weight = item.partition(":")
+    try:
+        return name, float(weight) if colon else 1.0
+    except ValueError:
+        raise InvalidChunksError(
+            f"--access {item}: {weight!r} is no weight. Give a number, such as {name}:0.7."
+        ) from None
+
+
+def pattern_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the options of `more_use`, as ``suggest`` takes them."""
+    rolling = spec_of(given["rolling"], "--rolling")
+    resample = None
+    if given["resample"] is not None:
+        dim, equals, freq = given["resample"].partition("=")
+        if not (dim and equals and freq):
+            raise click.UsageError("--resample: give DIM=FREQ, such as time=MS")
+        resample = {dim: freq}
+    found = {
+        "passes": given["passes"],
+        "reduce": _names(given["reduce"]) or None,
+        "rolling": rolling,
+        "groupby": given["groupby"],
+        "resample": resample,
+    }
+    return {k: v for k, v in found.items() if v is not None}
 
 
 def sizes_of(memory: str | None, max_mem: str | None) -> dict[str, int]:
@@ -184,7 +332,7 @@ def spec_of(items: Sequence[str], option: str) -> dict[str, Any] | None:
     return named or plain or None
 
 
-def request_of(given: Mapping[str, Any]) -> dict[str, Any]:
+def request_of(out: Output, given: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the options of ``plan`` and ``rechunk`` into the API's arguments."""
     what = spec_of(given["chunks"], "--chunks")
     access = access_of(given["access"], given["whole"])
@@ -197,6 +345,7 @@ def request_of(given: Mapping[str, Any]) -> dict[str, Any]:
     request = {
         "what": what,
         "store": given["dst"],
+        "storage_options": target_storage(out, given),
         "access": access,
         "shards": spec_of(given["shards"], "--shards"),
         "zarr_format": int(given["zarr_format"]) if given["zarr_format"] else None,
@@ -206,18 +355,6 @@ def request_of(given: Mapping[str, Any]) -> dict[str, Any]:
         **sizes_of(given["memory"], given["max_mem"]),
     }
     return {k: v for k, v in request.items() if v is not None or k == "what"}
-
-
-def planned_by(ds: Any, request: Mapping[str, Any]) -> Any:
-    """Make the plan that was asked for."""
-    return ds.chunking.plan(**request)
-
-
-def show_plan(planned: Any, as_json: bool) -> None:
-    """Print a plan."""
-    from xchunk.formatting import text
-
-    show(planned.to_dict() if as_json else text.rechunk_plan(planned))
 
 
 def show(what: Mapping[str, Any] | str) -> None:

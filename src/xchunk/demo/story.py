@@ -74,7 +74,7 @@ def tell(
     shape: tuple[int, int, int] = (1460, 121, 240),
     max_mem: int | str = "80MB",
     progress: bool = True,
-) -> None:
+) -> dict[str, Any]:
     """Make data, ask how to use them, rechunk them, and show by measurement what it brought.
 
     Parameters
@@ -91,6 +91,11 @@ def tell(
         What the rechunk may grow by, in bytes.
     progress : bool
         Whether the rechunk shows how far it is.
+
+    Returns
+    -------
+    dict
+        What was measured, as JSON types.
 
     Raises
     ------
@@ -132,6 +137,25 @@ def tell(
             needed=rechunked.grown,
             allowed=allowed,
         )
+    return {
+        "seconds": time.perf_counter() - start,
+        "folder": None if keep is None else str(folder),
+        "report": None if page is None else str(page),
+        "nbytes": compared.nbytes,
+        "max_mem": allowed,
+        "rechunk": {"seconds": rechunked.seconds, "grown": rechunked.grown},
+        "before": _facts(before),
+        "after": _facts(after),
+    }
+
+
+def _facts(series: Series) -> dict[str, Any]:
+    return {
+        "seconds": series.seconds,
+        "chunks": series.chunks,
+        "decoded": series.decoded,
+        "needed": series.needed,
+    }
 
 
 def _make(story: _Story, path: Path, shape: tuple[int, int, int]) -> xr.Dataset:
