@@ -13,6 +13,7 @@ __all__ = [
     "ChunkSpec",
     "Chunks",
     "DimChunk",
+    "EngineName",
     "JSON",
     "OneUse",
     "ProgressLike",
@@ -55,6 +56,9 @@ Access: TypeAlias = OneUse | Sequence[tuple[OneUse, float] | Use]
 Action: TypeAlias = Literal["load", "chunk", "stage"]
 
 ZarrFormat: TypeAlias = Literal[2, 3]
+
+#: Whose planner and tasks copy arrays.
+EngineName: TypeAlias = Literal["xchunk", "rechunker"]
 
 JSON: TypeAlias = Mapping[str, "JSON"] | Sequence["JSON"] | str | int | float | bool | None
 

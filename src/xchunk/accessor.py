@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import xarray as xr
 
-from xchunk._typing import Access, ByteSize, ProgressLike, ZarrFormat
+from xchunk._typing import Access, ByteSize, EngineName, ProgressLike, ZarrFormat
 from xchunk.asking import Asking
 from xchunk.errors import InvalidChunksError
 
@@ -46,6 +46,12 @@ class ChunkingAccessor(Asking[T]):
         resume: bool = True,
         rates: Rates | None = None,
         limits: Limits | None = None,
+        scratch: Any = None,
+        engine: EngineName = "xchunk",
+        append_dim: str | None = None,
+        region: Mapping[str, Any] | str | None = None,
+        check_labels: bool = True,
+        message: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> RechunkPlan:
         """Tell what `apply` with the same arguments would do; nothing is written.
@@ -68,6 +74,12 @@ class ChunkingAccessor(Asking[T]):
             resume=resume,
             rates=rates,
             limits=limits,
+            scratch=scratch,
+            engine=engine,
+            append_dim=append_dim,
+            region=region,
+            check_labels=check_labels,
+            message=message,
             storage_options=storage_options,
         )
         return rechunk.plan
@@ -89,6 +101,12 @@ class ChunkingAccessor(Asking[T]):
         progress: bool | ProgressLike = True,
         rates: Rates | None = None,
         limits: Limits | None = None,
+        scratch: Any = None,
+        engine: EngineName = "xchunk",
+        append_dim: str | None = None,
+        region: Mapping[str, Any] | str | None = None,
+        check_labels: bool = True,
+        message: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
     ) -> T:
         """Chunk lazily, or rechunk to a zarr store inside the memory budget.
@@ -100,8 +118,9 @@ class ChunkingAccessor(Asking[T]):
         Parameters
         ----------
         what : Suggestion or mapping, optional
-            A suggestion, or chunks: ``{dim: n}`` for all variables or ``{variable: {dim: n}}``;
-            -1 is the whole dim. Dims that are not named keep their chunks.
+            A suggestion, or chunks: ``{dim: n}`` for all variables or ``{variable: {dim: n}}``,
+            in a tree ``{"/group/variable": {dim: n}}`` or ``{"/group": {dim: n}}``; -1 is the
+            whole dim. Dims that are not named keep their chunks.
         store : str, path or zarr store, optional
             The target. It cannot be opened before it is complete.
         access : str or mapping, optional
@@ -127,13 +146,30 @@ class ChunkingAccessor(Asking[T]):
             manager with a method ``update(*, name, stage, done, total, nbytes)``.
         rates, limits : optional
             How fast things are, and the most tasks and objects of a plan.
+        scratch : str, path or zarr store, optional
+            Where scratch data go; to the target's own store by default.
+        engine : {"xchunk", "rechunker"}
+            Whose planner and tasks are used. ``"rechunker"`` needs that package; all else is
+            the same.
+        append_dim : str, optional
+            The dim along which a store that is there is made longer by this. Its chunks,
+            attributes and encodings stay; readers see the new length when all is written.
+        region : mapping or "auto", optional
+            Where this is written in a store that is there: ``{"time": slice(0, 24)}``;
+            ``"auto"``, for all dims or for one, finds the place by the labels.
+        check_labels : bool
+            Whether labels that the store has already, or that do not go on where it ends
+            (``append_dim``), or that are others than the store's (``region``) are refused.
+        message : str, optional
+            What the commit says, where the store is that of an icechunk session.
         storage_options : mapping, optional
             What fsspec needs to reach a URL.
 
         Returns
         -------
         Dataset, DataArray or DataTree
-            Like the object, with dask chunks that match.
+            Like the object, or all of the store that this was appended to, with dask chunks
+            that match.
 
         Raises
         ------
@@ -165,6 +201,12 @@ class ChunkingAccessor(Asking[T]):
             resume=resume,
             rates=rates,
             limits=limits,
+            scratch=scratch,
+            engine=engine,
+            append_dim=append_dim,
+            region=region,
+            check_labels=check_labels,
+            message=message,
             storage_options=storage_options,
         )
         if isinstance(what, Suggestion):
@@ -223,8 +265,15 @@ class ChunkingAccessor(Asking[T]):
     ) -> tuple[Rechunk, What]:
         """Bind what is asked; also return the suggestion, where that was made of ``access``."""
         from xchunk.binding import bind
+        from xchunk.extend import bind_extension, refuse_layout
         from xchunk.resume import planning_budget
+        from xchunk.transactions import in_session
 
+        message = options.pop("message")
+        place = {k: options.pop(k) for k in ("append_dim", "region", "check_labels")}
+        extends = place["append_dim"] is not None or place["region"] is not None
+        if extends:
+            refuse_layout(what, access=access, **options)
         allowed = self.budget(memory, max_mem)
         budget = allowed
         if options["resume"]:
@@ -236,13 +285,20 @@ class ChunkingAccessor(Asking[T]):
             )
         if what is None and access is not None:
             what = self.suggest(access, memory=budget, rates=options["rates"])
-        bound = bind(self._groups(), what, store, budget=budget, allowed=allowed, **options)
-        return bound, what
+        if extends:
+            kept = ("rates", "limits", "resume", "storage_options", "scratch")
+            options = {**{k: options[k] for k in kept}, **place}
+            made: Rechunk = bind_extension(
+                self._groups(), store, budget=budget, allowed=allowed, **options
+            )
+        else:
+            made = bind(self._groups(), what, store, budget=budget, allowed=allowed, **options)
+        return in_session(made, message), what
 
     def _lazily(self, what: What, *, access: Access | None, **options: Any) -> T:
         from xchunk.core.spec import parse_chunks
         from xchunk.core.suggest import Suggestion
-        from xchunk.lazy import chunk_lazily, tell_threads
+        from xchunk.lazy import chunk_lazily, tell_threads, warn_of_reading
 
         if what is None:
             what = self.suggest(access, **options)
@@ -257,7 +313,9 @@ class ChunkingAccessor(Asking[T]):
             tell_threads(what)
             chunks: Mapping[str, Mapping[str, Any]] = what.chunks
         else:
-            chunks = parse_chunks(what, self.layout().layouts)
+            layouts = self.layout().layouts
+            chunks = parse_chunks(what, layouts)
+            warn_of_reading(layouts, chunks)
         out = {}
         for path, ds in self._groups().items():
             prefix = f"{path}/" if path else ""

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import xarray as xr
 from zarr.abc.store import Store
 
-from xchunk._typing import ZarrFormat
+from xchunk._typing import EngineName, ZarrFormat
 from xchunk.bound import BoundArray, Rechunk
 from xchunk.core.cost import Rates
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import Limits, RechunkPlan, plan_array
 from xchunk.core.spec import parse_chunks
 from xchunk.core.suggest import Suggestion
+from xchunk.engine.rechunker import load_engine
 from xchunk.engine.run import Engine
 from xchunk.errors import EncodingError
 from xchunk.jobs import (
@@ -64,8 +65,8 @@ def bind(
     resume: bool = True,
     allowed: MemoryBudget | None = None,
     storage_options: Mapping[str, Any] | None = None,
-    scratch: Store | None = None,
-    engine: Engine | None = None,
+    scratch: Any = None,
+    engine: EngineName | None = None,
 ) -> Rechunk:
     """Plan a rechunk and bind it to its stores; nothing is written.
 
@@ -97,10 +98,10 @@ def bind(
         What the tasks may take, where ``budget`` is that of an earlier run.
     storage_options : mapping, optional
         What fsspec needs to reach a URL.
-    scratch : zarr store, optional
+    scratch : str, path or zarr store, optional
         Where scratch data go; to the target's own store by default.
-    engine : Engine, optional
-        What plans and copies instead of xchunk's own planner and tasks.
+    engine : {"xchunk", "rechunker"}, optional
+        Whose planner and tasks are used; xchunk's by default.
 
     Raises
     ------
@@ -137,8 +138,8 @@ def bind(
         limits=limits,
         resume=resume,
         allowed=allowed,
-        scratch=scratch,
-        engine=engine,
+        scratch=None if scratch is None else open_store(scratch, storage_options=storage_options),
+        engine=load_engine(engine),
     )
 
 
@@ -184,6 +185,8 @@ def bind_targets(
         if own is not limits:
             # that no scratch may be used is our doing, and no plan that lost
             chosen = replace(chosen, runner_up="")
+        if chosen.excess:
+            notes.append(f"{one.path}: {chosen.excess}")
         copies.append(BoundArray(target, chosen))
         changes += [f"{one.path}: {note}" for note in one.notes]
         notes += [f"{one.path}: {remark}" for remark in one.remarks]

@@ -65,7 +65,9 @@ def dims_faults(one: Assembled, ref: ZarrRef) -> list[str]:
     stored: Any = getattr(array.metadata, "dimension_names", None)
     if stored is None:
         stored = array.attrs.get("_ARRAY_DIMENSIONS")
-    if not one.dims or (stored is not None and tuple(stored) == one.dims):
+    # what has no names of its own is given these
+    unnamed = tuple(f"dim_{i}" for i in range(len(one.shape)))
+    if tuple(stored or unnamed) == (one.dims or unnamed):
         return []
     return [f"{one.path}: dims {one.dims} in the source, {stored} in the target"]
 
@@ -103,7 +105,7 @@ def unit_faults(
     out = []
     for unit in pieces_of(units, region):
         part = tuple(slice(*axis.bounds(j)) for axis, j in zip(units.axes, unit, strict=True))
-        key = f"{ref.path}/{array.metadata.encode_chunk_key(unit)}"
+        key = f"{ref.path}/{array.metadata.encode_chunk_key(unit)}".lstrip("/")
         what = _fault_of(one, ref, key, part, info)
         if what is not None:
             out.append(f"{_words(part)}: the storage key {key} {what}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,9 +33,10 @@ from xchunk.storage.refs import ZarrRef
 from xchunk.storage.stored import StoredInfo, open_stored
 from xchunk.storage.stores import describe, is_zarr
 from xchunk.storage.target import TargetArray
+from xchunk.storage.unpacked import stored_unpacked
 from xchunk.storage.zarr_io import get_key
 
-__all__ = ["Proof", "prove"]
+__all__ = ["Proof", "prove", "prove_arrays"]
 
 #: Differences of one variable that an error names; the others are counted.
 _NAMED = 5
@@ -116,21 +117,48 @@ def prove(
     """
     zarr_format = _format_of(store)
     faults: list[str] = []
-    pairs: list[_Pair] = []
+    sources: list[Assembled] = []
     for path, ds in groups.items():
-        assembled, attrs = assemble(ds, zarr_format=zarr_format, group=path)
+        known = stored_unpacked(ds, store, path, zarr_format)
+        assembled, attrs = assemble(ds, zarr_format=zarr_format, group=path, unpack=known)
         faults += group_faults(store, path, attrs, zarr_format)
-        for one in assembled:
-            ref = ZarrRef(store, one.path, zarr_format)
-            try:
-                info = open_stored(ref).info
-            except SourceError:
-                faults.append(f"{one.path}: is not in the target")
-                continue
-            differing = metadata_faults(one, info) + dims_faults(one, ref)
-            faults += differing
-            if one.shape == info.shape and not any("dtype" in d for d in differing):
-                pairs.append(_pair(one, ref, info, budget))
+        sources += assembled
+    return prove_arrays(sources, store, budget=budget, progress=progress, faults=faults)
+
+
+def prove_arrays(
+    sources: Sequence[Assembled],
+    store: Store,
+    *,
+    budget: MemoryBudget,
+    progress: ProgressLike | None = None,
+    faults: Sequence[str] = (),
+) -> Proof:
+    """Compare a committed zarr store with arrays that are assembled already, as `prove` does.
+
+    Parameters
+    ----------
+    sources : sequence of Assembled
+        What the store should hold.
+    store, budget, progress
+        As in `prove`.
+    faults : sequence of str
+        Differences that are known already.
+    """
+    zarr_format = _format_of(store)
+    faults = list(faults)
+    pairs: list[_Pair] = []
+    for one in sources:
+        ref = ZarrRef(store, one.path, zarr_format)
+        try:
+            info = open_stored(ref).info
+        except SourceError:
+            faults.append(f"{one.path or 'the array'}: is not in the target")
+            continue
+        differing = metadata_faults(one, info) + dims_faults(one, ref)
+        faults += differing
+        if one.shape == info.shape and not any("dtype" in d for d in differing):
+            pairs.append(_pair(one, ref, info, budget))
     digests = _digests(pairs, budget, progress)
     for pair in pairs:
         faults += _value_faults(pair, digests)
@@ -140,7 +168,7 @@ def prove(
         )
     return Proof(
         target=describe(store),
-        variables=tuple(p.source.path for p in pairs),
+        variables=tuple(p.source.path or "array" for p in pairs),
         nbytes=sum(int(np.prod(p.info.shape)) * p.info.dtype.itemsize for p in pairs),
         pieces=sum(p.pieces.count for p in pairs),
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,9 @@ def parse_chunks(
     ----------
     spec : mapping
         ``{dim: n}`` for all variables but coordinates of one dim, ``{variable: {dim: n}}``
-        for each, or both at once; what is said of a variable wins. ``n`` is a length, -1 for
-        the whole dim, or the lengths of all blocks. A length beyond the dim means all of it.
+        for each, ``{group: {dim: n}}`` for those of a group and of the groups in it, or all at
+        once; what is said more closely wins. ``n`` is a length, -1 for the whole dim, or the
+        lengths of all blocks. A length beyond the dim means all of it.
     layouts : sequence of ArrayLayout
         The variables.
     what : str
@@ -50,25 +52,10 @@ def parse_chunks(
     """
     if not isinstance(spec, Mapping):
         raise InvalidChunksError(f"{what}={spec!r} is not a mapping of dims to lengths. {_HOW}")
-    by_name = {layout.name: layout for layout in layouts}
-    sizes = {dim: n for layout in layouts for dim, n in layout.sizes.items()}
-    common: dict[str, Any] = {}
-    special: dict[str, Mapping[Any, Any]] = {}
-    for key, value in spec.items():
-        if isinstance(value, Mapping):
-            if key not in by_name:
-                raise InvalidChunksError(
-                    f"{what} name the variable {key!r}, which is not there. "
-                    f"Variables: {_listed(by_name)}."
-                )
-            special[key] = value
-        elif key in sizes:
-            common[key] = value
-        else:
-            raise InvalidChunksError(f"{what} name {key!r}, which is no dim. Dims: {_dims(sizes)}.")
-    out: dict[str, dict[str, DimChunk]] = {name: {} for name in by_name}
+    said = _sorted(spec, layouts, what)
+    out: dict[str, dict[str, DimChunk]] = {}
     for layout in layouts:
-        own = special.get(layout.name, {})
+        own = said.special.get(layout.name, {})
         for dim in own:
             if dim not in layout.sizes:
                 raise InvalidChunksError(
@@ -77,11 +64,74 @@ def parse_chunks(
                 )
         # what is said of a dim is meant for the data on it, not for the axis itself: a time
         # axis in many chunks costs a request for each of them whenever the store is opened
-        general = {} if layout.is_coord and layout.ndim == 1 else common
-        for dim, value in {**general, **own}.items():
-            if dim in layout.sizes:
-                out[layout.name][dim] = _one(value, dim, layout, what)
+        general = {} if layout.is_coord and layout.ndim == 1 else said.general(layout.name)
+        out[layout.name] = {
+            dim: _one(value, dim, layout, what)
+            for dim, value in {**general, **own}.items()
+            if dim in layout.sizes
+        }
     return out
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What is said of all variables, of those of a group, and of single ones."""
+
+    common: Mapping[str, Any]
+    grouped: Mapping[str, Mapping[str, Any]]
+    special: Mapping[str, Mapping[str, Any]]
+
+    def general(self, name: str) -> dict[str, Any]:
+        """Return what is said of a variable's dims; the closer group wins."""
+        out = dict(self.common)
+        for group in sorted(self.grouped, key=len):
+            if _in_group([name], group):
+                out.update(self.grouped[group])
+        return out
+
+
+def _sorted(spec: Mapping[Any, Any], layouts: Sequence[ArrayLayout], what: str) -> _Said:
+    by_name = {layout.name: layout for layout in layouts}
+    sizes = {dim: n for layout in layouts for dim, n in layout.sizes.items()}
+    common: dict[str, Any] = {}
+    grouped: dict[str, Any] = {}
+    special: dict[str, Any] = {}
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            name = key.strip("/") if isinstance(key, str) else key
+            if name in by_name:
+                special[name] = value
+            elif isinstance(name, str) and _in_group(by_name, name):
+                grouped[name] = _of_group(value, key, name, layouts, what)
+            else:
+                raise InvalidChunksError(
+                    f"{what} name the variable {key!r}, which is not there. "
+                    f"Variables: {_listed(by_name)}."
+                )
+        elif key in sizes:
+            common[key] = value
+        else:
+            raise InvalidChunksError(f"{what} name {key!r}, which is no dim. Dims: {_dims(sizes)}.")
+    return _Said(common, grouped, special)
+
+
+def _in_group(names: Iterable[str], group: str) -> bool:
+    """Tell whether any variable lies in a group, or in a group in it; the root is empty."""
+    return any(not group or name.startswith(f"{group}/") for name in names)
+
+
+def _of_group(
+    value: Mapping[Any, Any], key: str, group: str, layouts: Sequence[ArrayLayout], what: str
+) -> Mapping[Any, Any]:
+    """Check that the dims that are named for a group are there."""
+    sizes = {d: n for v in layouts if _in_group([v.name], group) for d, n in v.sizes.items()}
+    for dim in value:
+        if dim not in sizes:
+            raise InvalidChunksError(
+                f"{what} name the dim {dim!r} for the group {key!r}, in which no variable has it. "
+                f"Its dims: {_dims(sizes)}."
+            )
+    return value
 
 
 def _one(value: Any, dim: str, layout: ArrayLayout, what: str) -> DimChunk:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from xchunk._secrets import safe_cause
 from xchunk.core.grid import Grid, slabs
 from xchunk.engine.allocator import steady
 from xchunk.engine.inflight import in_flight, stop, with_patience
@@ -31,6 +32,7 @@ __all__ = [
     "StageSpec",
     "checkpoint",
     "copy_box",
+    "read_box",
     "reading",
     "release",
     "scratch_dtype",
@@ -96,6 +98,18 @@ def _copy(spec: StageSpec, i: int) -> int:
         return int(values.nbytes)
 
 
+def read_box(spec: StageSpec, i: int) -> NDArray[Any]:
+    """Read box number ``i`` of a stage into memory of its own."""
+    return with_patience(lambda: _read_box(spec, i))
+
+
+def _read_box(spec: StageSpec, i: int) -> NDArray[Any]:
+    shape = tuple(r.stop - r.start for r in spec.boxes.region(i))
+    dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
+    with reading(spec, i, np.empty(shape, dtype=dtype)) as (_, values):
+        return values
+
+
 def write_block(spec: StageSpec, i: int, block: NDArray[Any]) -> int:
     """Write one computed block, the box number ``i`` of a stage; return its bytes."""
     values = np.asarray(block)
@@ -118,8 +132,13 @@ def checkpoint(done: list[int]) -> int:
 
 
 @contextmanager
-def reading(spec: StageSpec, i: int) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
-    """Read box number ``i`` into a reused buffer; hand out its region and its values."""
+def reading(
+    spec: StageSpec, i: int, own: NDArray[Any] | None = None
+) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+    """Read box number ``i``; hand out its region and its values.
+
+    They lie in a buffer that is reused afterwards, unless memory of their ``own`` is given.
+    """
     region = spec.boxes.region(i)
     with _context(spec, region):
         source, _ = _opened(spec)
@@ -130,7 +149,7 @@ def reading(spec: StageSpec, i: int) -> Iterator[tuple[tuple[slice, ...], NDArra
             slice(r.start + o, r.stop + o) for r, o in zip(region, spec.origin, strict=True)
         )
         dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
-        with _buffers.borrow(shape, dtype) as buffer:
+        with _buffers.borrow(shape, dtype) if own is None else nullcontext(own) as buffer:
             values = _read(spec, source, shifted, buffer)
             if spec.from_scratch and isinstance(spec.source, ZarrRef):
                 refuse_lost_pieces(spec.source, source.info, shifted, values)
@@ -167,8 +186,7 @@ def _write(spec: StageSpec, i: int, region: tuple[slice, ...], values: NDArray[A
         zarr_io.write_units(target, region, values, fill=target.fill_value)
     else:
         at = tuple(
-            slice(r.start + o, r.stop + o)
-            for r, o in zip(region, spec.target_origin, strict=True)
+            slice(r.start + o, r.stop + o) for r, o in zip(region, spec.target_origin, strict=True)
         )
         zarr_io.write_units(target, at, values, fill=target.fill_value, delete_empty=True)
     if spec.marks is not None:
@@ -183,11 +201,11 @@ def _context(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
             yield
         except XchunkError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again, without credentials
             where = ", ".join(f"{r.start}:{r.stop}" for r in region)
             raise StageFailedError(
                 f"{spec.label} failed at box [{where}]: {type(error).__name__}: {error}"
-            ) from error
+            ) from safe_cause(error)
 
 
 class _Buffers:

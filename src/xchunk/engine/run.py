@@ -15,6 +15,7 @@ import dask.array as da
 from dask.base import optimize as dask_optimize
 from zarr.abc.store import Store
 
+from xchunk._secrets import safe_cause
 from xchunk.engine.copy import StageSpec, checkpoint, copy_box, release, write_block
 from xchunk.engine.digest import digest_block, digest_box
 from xchunk.errors import SourceError, StageFailedError, XchunkError
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
     from xchunk.core.memory import MemoryBudget
     from xchunk.core.plan import ArrayPlan, CopyJob, Limits
 
-__all__ = ["Chain", "Engine", "Report", "current_client", "refuse_blind_workers", "run_chains"]
+__all__ = [
+    "Chain",
+    "Engine",
+    "Report",
+    "current_client",
+    "refuse_blind_workers",
+    "release_run",
+    "run_chains",
+]
 
 #: Called when a box is done, with the label of its stage, its number, and what its task
 #: returned: its bytes where it was copied, the digests of its pieces where it was only read.
@@ -184,13 +193,13 @@ def run_chains(
                     chain.after()
     except (XchunkError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - raised again, without credentials
         raise StageFailedError(
             f"the rechunk stopped: {type(error).__name__}: {error}. The target was not committed."
-        ) from error
+        ) from safe_cause(error)
     finally:
         for run in {s.run for c in chains for s in c.stages}:
-            _release(run, client)
+            release_run(run, client)
 
 
 def _groups(chains: Sequence[Chain]) -> Iterable[list[Chain]]:
@@ -276,7 +285,8 @@ def _run_on_cluster(
         raise
 
 
-def _release(run: str, client: Client | None) -> None:
+def release_run(run: str, client: Client | None) -> None:
+    """Let go, here and on all workers, of what is kept for a run."""
     release(run)
     if client is not None:
         try:

@@ -43,8 +43,8 @@ def is_safe_path(path: str) -> bool:
 def owned_keys(store: Store, arrays: Sequence[str], groups: Sequence[str] = ()) -> list[str]:
     """List the keys of arrays and the documents of groups that are in a store."""
     out = []
-    for path in filter(is_safe_path, arrays):
-        for key in _list(store, path):
+    for path in filter(_is_array_path, arrays):
+        for key in _below(store, path):
             name = key.removeprefix(f"{path}/")
             if _OF_ARRAY.fullmatch(name) or _PARTIAL.fullmatch(name):
                 out.append(key)
@@ -53,6 +53,18 @@ def owned_keys(store: Store, arrays: Sequence[str], groups: Sequence[str] = ()) 
         if _OF_GROUP.fullmatch(name):
             out += [k for k in _list(store, folder, deep=False) if k == key or _is_part(k, folder)]
     return sorted(set(out))
+
+
+def _is_array_path(path: str) -> bool:
+    """Tell whether a path may be an array's; the empty one is that of an array without a group."""
+    return not path or is_safe_path(path)
+
+
+def _below(store: Store, path: str) -> list[str]:
+    """List the keys below an array; our own folder is no part of one that is all of its store."""
+    if path:
+        return _list(store, path)
+    return [key for key in _list(store, "") if not key.startswith(f"{PREFIX}/")]
 
 
 def _is_part(key: str, folder: str) -> bool:
@@ -108,10 +120,12 @@ def delete_owned(store: Store, keys: Iterable[str], arrays: Sequence[str] = ()) 
         path = root / key
         path.unlink(missing_ok=True)
         folders.update(p for p in path.parents if root in p.parents)
-    for array in filter(is_safe_path, arrays):
-        if not _has_link(root, array):
+    for array in filter(_is_array_path, arrays):
+        # the chunks of an array that is all of its store lie in a folder that zarr calls c
+        within = array or "c"
+        if not _has_link(root, within):
             # a write that failed may have made a folder, and nothing in it
-            here = root / array
+            here = root / within
             folders.update(Path(f) for f, _, _ in os.walk(here, followlinks=False))
             folders.update(p for p in here.parents if root in p.parents)
     for folder in sorted(folders, key=lambda p: -len(p.parts)):
@@ -123,7 +137,7 @@ def forget(store: Store, path: str) -> None:
     """Delete what is written of one array, which begins anew, and its scratch data."""
     delete_owned(store, owned_keys(store, [path]), [path])
     for stage in range(_MOST_STAGES):
-        delete_prefix(store, f"{PREFIX}/scratch/{stage}/{path}")
+        delete_prefix(store, f"{PREFIX}/scratch/{stage}/{path}".rstrip("/"))
 
 
 def sweep_partials(store: Store, arrays: Sequence[str], documents: Iterable[str]) -> None:
@@ -131,7 +145,7 @@ def sweep_partials(store: Store, arrays: Sequence[str], documents: Iterable[str]
     if local_path(store) is None:
         return
     for path in arrays:
-        delete_owned(store, [k for k in _list(store, path) if _PARTIAL.fullmatch(k)])
+        delete_owned(store, [k for k in _below(store, path) if _PARTIAL.fullmatch(k)])
     # zarr puts the random part in the place of a suffix: zarr.json, .zgroup
     stems = {key.removesuffix(".json") for key in documents}
     for group in {key.rpartition("/")[0] for key in documents}:
