@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -86,7 +86,9 @@ def expand(jobs: Sequence[Job], base: str | os.PathLike[str] = ".") -> tuple[Ite
         found += _items(job, Path(base).expanduser().absolute())
     targets = {_identity(item.target) for item, _ in found}
     # what an earlier run has written beside its sources is found by their pattern, too
-    items = [i for i, by_pattern in found if not (by_pattern and _identity(i.sources[0]) in targets)]
+    items = [
+        i for i, by_pattern in found if not (by_pattern and _identity(i.sources[0]) in targets)
+    ]
     items = _with_names_of_their_own(items)
     _refuse_collisions(items)
     return tuple(items)

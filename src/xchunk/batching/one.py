@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -61,8 +60,6 @@ def _opened(item: Item, made: Made) -> Iterator[xr.Dataset]:
             yield ds
         finally:
             made.notes += [" ".join(str(w.message).split()) for w in heard]
-    # graphs and arrays refer to each other: without this they stay until Python finds the time
-    gc.collect()
 
 
 def _open(item: Item) -> xr.Dataset:

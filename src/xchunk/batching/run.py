@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,13 +19,18 @@ from xchunk.batching.expand import Item
 from xchunk.batching.one import Made, masked, plan_item, run_item, verify_item
 from xchunk.batching.report import BatchReport, JobResult
 from xchunk.batching.stamps import sources_stamp, target_stamp
-from xchunk.batching.state import Record, Shown, State, Verdict, decide
+from xchunk.batching.state import Record, Shown, State, Verdict, decide, is_ours
 from xchunk.core.units import format_bytes, format_seconds
 from xchunk.engine.run import current_client
 from xchunk.errors import ResumeMismatchError, SourceError, XchunkError
 from xchunk.storage.fingerprint import without_secrets
 
 __all__ = ["Watcher", "run_items"]
+
+
+#: Items after which memory is looked through: graphs and arrays refer to each other, and stay
+#: until Python finds the time.
+_COLLECT = 10
 
 
 class Watcher(Protocol):
@@ -42,7 +49,7 @@ class Watcher(Protocol):
         ...
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """Nothing more can be run."""
 
 
@@ -59,9 +66,8 @@ class _Standing:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the store that is there is the one that an earlier run of the batch made."""
-        done = self.earlier is not None and self.earlier.status == "done"
-        return done and self.target is not None and self.earlier.target == self.target  # type: ignore[union-attr]
+        """Whether the store that is there is one that the batch made."""
+        return is_ours(self.earlier, self.target)
 
     @property
     def is_changed(self) -> bool:
@@ -131,19 +137,19 @@ class _Batch:
         self.resume, self.dry_run = how["resume"], how["dry_run"]
         self.client = current_client()
 
-    def run(
-        self, items: Sequence[Item], *, keep_going: bool
-    ) -> tuple[tuple[JobResult, ...], bool]:
+    def run(self, items: Sequence[Item], *, keep_going: bool) -> tuple[tuple[JobResult, ...], bool]:
         results: list[JobResult] = []
         interrupted = False
         for number, item in enumerate(items, start=1):
             try:
                 result = self.one(number, len(items), item)
-            except _Stopped as stop:
+            except _StoppedError as stop:
                 results.append(_result(item, "waiting", message=str(stop)))
                 interrupted = True
                 break
             results.append(result)
+            if number % _COLLECT == 0:
+                gc.collect()
             self.watcher.end(number, len(items), result)
             if result.status == "interrupted":
                 interrupted = True
@@ -156,7 +162,7 @@ class _Batch:
     def one(self, number: int, total: int, item: Item) -> JobResult:
         """Do what is to be done with one item; whatever goes wrong becomes its result."""
         if self.client is not None and self.client.status != "running":
-            raise _Stopped("the cluster is gone; nothing more was run")
+            raise _StoppedError("the cluster is gone; nothing more was run")
         log = _Log(self.state.logs, item, enabled=not self.dry_run)
         start, made = time.perf_counter(), Made()
         standing: _Standing | None = None
@@ -180,6 +186,7 @@ class _Batch:
         except Exception as error:  # noqa: BLE001 - one broken job does not stop the rest
             facts = {"status": "failed", "error": type(error).__name__}
             facts["message"] = masked(_one_line(error), item)
+            log.say(f"failed: {facts['message']}")
             log.trace(error)
         facts["seconds"] = time.perf_counter() - start
         if standing is not None and not self.dry_run:
@@ -197,9 +204,7 @@ class _Batch:
         ).hexdigest()[:32]
         source = sources_stamp(item.sources, options.storage_options)
         target = target_stamp(item.target, options.for_target)
-        verdict, why = decide(
-            earlier, job=job, source=source, target=target, verify=options.verify
-        )
+        verdict, why = decide(earlier, job=job, source=source, target=target, verify=options.verify)
         if not self.resume and verdict != "run":
             verdict, why = "run", "done again, as asked"
         return _Standing(earlier, job, source, target, verdict, why)
@@ -234,13 +239,13 @@ class _Batch:
 
     def do(self, item: Item, standing: _Standing, made: Made, log: _Log) -> None:
         """Write, or verify, an item."""
-        self.note(item, standing, "running")
         log.say(f"begins: {', '.join(map(without_secrets, item.sources))} → {item.key}")
         if standing.why:
             log.say(standing.why)
         if standing.verdict == "verify":
             verify_item(item, made)
             return
+        self.note(item, standing, "running")
         # what the batch made itself, and is still as it was, may be made anew
         overwrite = item.options.overwrite or standing.is_ours
         progress = self.watcher.progress(item.name)
@@ -268,11 +273,21 @@ class _Batch:
         error: str = "",
     ) -> None:
         """Note in the state what became of an item."""
-        earlier = standing.earlier
-        existed = standing.target is not None
-        if earlier is not None and earlier.status != "done":
-            existed = existed and earlier.existed
-        stamp = target_stamp(item.target, item.options.for_target) if status == "done" else None
+        earlier, before, ours = standing.earlier, standing.target, standing.is_ours
+        now = None
+        if status != "running":
+            with suppress(Exception):
+                now = target_stamp(item.target, item.options.for_target)
+        if error == "VerificationError":
+            # it is the batch's own, and to be done again
+            before, ours = now, standing.verdict == "run" or ours
+        elif status in ("failed", "interrupted"):
+            if earlier is not None and earlier.status == "done" and ours and now == before:
+                # what was done before is still as it was
+                self.state.note(replace(earlier, time=_now()))
+                return
+            if standing.verdict == "verify" and earlier is not None:
+                before, ours = earlier.before, earlier.ours
         self.state.note(
             Record(
                 key=item.key,
@@ -280,8 +295,9 @@ class _Batch:
                 status=status,
                 job=standing.job,
                 source=standing.source,
-                target=stamp,
-                existed=existed,
+                target=now if status == "done" else None,
+                before=before,
+                ours=ours,
                 verified=verified,
                 seconds=round(seconds, 3),
                 nbytes=nbytes,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from xchunk.batching.templates import FIELDS, ONLY_ONE, fields_of
+from xchunk.batching.templates import ONLY_ONE, fields_of
 from xchunk.core.units import parse_bytes
 from xchunk.errors import InvalidChunksError, InvalidJobError
 
@@ -66,9 +66,20 @@ class JobOptions:
     @property
     def digest(self) -> str:
         """Digest of all that the result depends on; how it is reached, and by how much, is not."""
-        names = ("chunks", "access", "shards", "zarr_format", "encoding", "unpack", "engine", "group")
+        names = (
+            "chunks",
+            "access",
+            "shards",
+            "zarr_format",
+            "encoding",
+            "unpack",
+            "engine",
+            "group",
+        )
         said = {n: getattr(self, n) for n in (*names, "joined", "combine", "concat_dim")}
-        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[
+            :32
+        ]
 
 
 @dataclass(frozen=True)
@@ -167,7 +178,9 @@ def _job(said: Any, number: int, where: str, common: Mapping[str, Any]) -> Job:
     if sources is None:
         raise InvalidJobError(f"{at} has no source. Give a path, a URL or a pattern.")
     if target is None:
-        raise InvalidJobError(f"{at} has no target. Give a path or URL, such as 'out/{{stem}}.zarr'.")
+        raise InvalidJobError(
+            f"{at} has no target. Give a path or URL, such as 'out/{{stem}}.zarr'."
+        )
     if own.get("chunks") is None and own.get("access") is None:
         raise InvalidJobError(
             f"{at} says neither chunks nor access. Give chunks = {{ time = -1 }}, or say how the "
@@ -209,7 +222,7 @@ def _checked(said: Mapping[str, Any], at: str, known: Sequence[str]) -> dict[str
             out[key] = _KEYS[key](value)
         except InvalidChunksError as error:
             raise InvalidJobError(f"{at}: {error}") from error
-        except _Unfit as error:
+        except _UnfitError as error:
             raise InvalidJobError(f"{at}: {key} = {_shown(value)} {error}") from error
     return out
 
@@ -235,13 +248,13 @@ def _shown(value: Any) -> str:
 # ---- values -------------------------------------------------------------------------------
 
 
-class _Unfit(Exception):
+class _UnfitError(Exception):
     """A value that is not possible; what is expected, in words."""
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _Unfit("is not a text. Write it in quotes.")
+        raise _UnfitError("is not a text. Write it in quotes.")
     return value
 
 
@@ -253,13 +266,13 @@ def _path(value: Any) -> str:
 def _paths(value: Any) -> tuple[str, ...]:
     items = value if isinstance(value, list | tuple) else [value]
     if not items:
-        raise _Unfit("is empty. Give a path, a URL or a pattern.")
+        raise _UnfitError("is empty. Give a path, a URL or a pattern.")
     return tuple(_path(item) for item in items)
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise _Unfit("is neither true nor false.")
+        raise _UnfitError("is neither true nor false.")
     return value
 
 
@@ -269,19 +282,19 @@ def _is_int(value: Any) -> bool:
 
 def _threads(value: Any) -> int:
     if not _is_int(value) or value < 1:
-        raise _Unfit("is not a positive whole number.")
+        raise _UnfitError("is not a positive whole number.")
     return int(value)
 
 
 def _format(value: Any) -> int:
     if not _is_int(value) or value not in (2, 3):
-        raise _Unfit("does not exist. Give 2 or 3.")
+        raise _UnfitError("does not exist. Give 2 or 3.")
     return int(value)
 
 
 def _table(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
-        raise _Unfit("is not a table. Write { key = value }.")
+        raise _UnfitError("is not a table. Write { key = value }.")
     return dict(value)
 
 
@@ -292,13 +305,13 @@ def _length(value: Any) -> bool:
 def _lengths(value: Any) -> dict[str, Any]:
     table = _table(value)
     if not table:
-        raise _Unfit("is empty. Give lengths by dim, such as { time = -1, lat = 10 }.")
+        raise _UnfitError("is empty. Give lengths by dim, such as { time = -1, lat = 10 }.")
     named = [isinstance(v, Mapping) for v in table.values()]
     if any(named) and not all(named):
-        raise _Unfit("mixes dims and variables. Give lengths by dim, or a table for each variable.")
+        raise _UnfitError("mixes dims and variables. Give lengths by dim, or tables by variable.")
     for lengths in table.values() if all(named) else [table]:
         if not all(_length(n) for n in lengths.values()):
-            raise _Unfit("has a length that is neither positive nor -1, which is the whole dim.")
+            raise _UnfitError("has a length that is neither positive nor -1 (the whole dim).")
     return {k: dict(v) if isinstance(v, Mapping) else v for k, v in table.items()}
 
 
@@ -307,22 +320,22 @@ def _access(value: Any) -> Any:
         return _text(value)
     if isinstance(value, Mapping):
         if not value or not all(_length(n) for n in value.values()):
-            raise _Unfit("needs a length for each dim: -1 is the whole dim.")
+            raise _UnfitError("needs a length for each dim: -1 is the whole dim.")
         return dict(value)
     if isinstance(value, Sequence) and value:
         out = []
         for item in value:
             pair = isinstance(item, Sequence) and not isinstance(item, str) and len(item) == 2
             if not pair or isinstance(item[1], bool) or not isinstance(item[1], int | float):
-                raise _Unfit('is not a list of uses with weights: [["timeseries", 0.7], …].')
+                raise _UnfitError('is not a list of uses with weights: [["timeseries", 0.7], …].')
             out.append((_access(item[0]), float(item[1])))
         return out
-    raise _Unfit('is no use. Give "timeseries", { time = -1 }, or a list of uses with weights.')
+    raise _UnfitError('is no use. Give "timeseries", { time = -1 }, or uses with weights.')
 
 
 def _combine(value: Any) -> str:
     if value not in _JOIN:
-        raise _Unfit("is neither 'by_coords' nor 'nested'.")
+        raise _UnfitError("is neither 'by_coords' nor 'nested'.")
     return str(value)
 
 
@@ -334,11 +347,11 @@ def _encodings(value: Any) -> dict[str, dict[str, Any]]:
     table = _table(value)
     for name, own in table.items():
         if not isinstance(own, Mapping):
-            raise _Unfit('is not a table for each variable: { t2m = { dtype = "int16" } }.')
+            raise _UnfitError('is not a table for each variable: { t2m = { dtype = "int16" } }.')
         for key in own:
             if key not in _ENCODING:
                 nearest = get_close_matches(str(key), _ENCODING, n=1, cutoff=0.0)[0]
-                raise _Unfit(
+                raise _UnfitError(
                     f"names {key!r} for {name!r}; did you mean {nearest!r}? "
                     f"Known here: {', '.join(_ENCODING)}."
                 )

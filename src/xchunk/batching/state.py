@@ -20,7 +20,7 @@ from zarr.storage import LocalStore
 from xchunk.errors import InvalidJobError, XchunkError
 from xchunk.storage.lease import lease
 
-__all__ = ["Record", "Shown", "State", "Verdict", "decide"]
+__all__ = ["Record", "Shown", "State", "Verdict", "decide", "is_ours"]
 
 Shown = Literal["running", "done", "failed", "interrupted"]
 #: What is done with an item: it is run, verified, or left as it is.
@@ -43,8 +43,10 @@ class Record:
     """Stamp of its sources."""
     target: str | None = None
     """Stamp of the complete target."""
-    existed: bool = False
-    """Whether there was a complete store in the target's place when it was begun."""
+    before: str | None = None
+    """Stamp of the complete store that was in the target's place when it was begun."""
+    ours: bool = False
+    """Whether the batch itself had made that store."""
     verified: bool = False
     """Whether the target was read back and compared."""
     seconds: float = 0.0
@@ -82,7 +84,7 @@ def decide(
         return "run", ""
     if earlier.status != "done":
         changed = _changed(earlier, job, source)
-        if target is not None and not earlier.existed and not changed:
+        if target not in (None, earlier.before) and not changed:
             # killed after its target was complete, and before that was noted
             return "verify", "its target was complete when an earlier run was stopped"
         return "run", f"begun anew: {changed}" if changed else ""
@@ -95,6 +97,15 @@ def decide(
     if verify and not earlier.verified:
         return "verify", "was done, but not verified"
     return "skip", "done by an earlier run"
+
+
+def is_ours(earlier: Record | None, target: str | None) -> bool:
+    """Tell whether the complete store that is there now is one that the batch made."""
+    if earlier is None or target is None:
+        return False
+    if earlier.status == "done":
+        return earlier.target == target
+    return earlier.ours and earlier.before == target
 
 
 def _changed(earlier: Record, job: str, source: str) -> str:

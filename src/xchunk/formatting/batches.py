@@ -144,7 +144,8 @@ def text(report: BatchReport) -> str:
     title = f"xchunk batch: {head}" if report.source else "xchunk batch"
     facts = facts if report.source else [head, *facts]
     lines = [cut(title, WIDTH), *wrap(", ".join(facts), 2)]
-    shown, left = [], 0
+    shown: list[JobResult] = []
+    left = 0
     for result in _order(report):
         if result.status != "failed" and len(shown) >= MOST:
             left += 1
