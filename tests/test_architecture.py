@@ -30,7 +30,7 @@ ORCHESTRATION = [
 FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(rf"xchunk\.({pattern})"))
     for name, pattern in [
-        ("ground", r"_typing|_version|errors"),
+        ("ground", r"_typing|_secrets|_version|errors"),
         ("numbers", r"core\.(units|grid)"),
         ("models", r"core\.(layout|memory|cost)"),
         ("policies", r"core(\..+)?"),
@@ -39,7 +39,7 @@ FLOORS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("orchestration", "|".join(ORCHESTRATION)),
         (
             "face",
-            r"accessor|asking|chunkmanager|plotting|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|functions",
+            r"accessor|asking|chunkmanager|plotting(_\w+)?|cli(\..+|_\w+)?|demo(\..+)?|formatting(\..+)?|functions",
         ),
     ]
 )
