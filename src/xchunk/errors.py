@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from xchunk._secrets import without_credentials
+
 __all__ = [
+    "ClusterError",
     "EncodingError",
     "ExcessiveIOWarning",
     "InvalidChunksError",
@@ -27,9 +30,12 @@ __all__ = [
 
 
 class XchunkError(Exception):
-    """The root of all errors that xchunk raises on purpose."""
+    """The root of all errors that xchunk raises on purpose; none of them shows credentials."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, *args: Any):
+        super().__init__(*(without_credentials(a) if isinstance(a, str) else a for a in args))
 
 
 class InvalidChunksError(XchunkError, ValueError):
@@ -115,8 +121,21 @@ class InvalidJobError(XchunkError, ValueError):
     exit_code = 13
 
 
+class ClusterError(XchunkError, ConnectionError):
+    """A dask cluster that does not answer, or whose workers do not start."""
+
+    exit_code = 14
+
+    # OSError.__new__ gives a message of two arguments another meaning.
+    def __init__(self, message: str = ""):
+        super().__init__(message)
+
+
 class XchunkWarning(UserWarning):
-    """The root of all warnings that xchunk issues."""
+    """The root of all warnings that xchunk issues; none of them shows credentials."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*(without_credentials(a) if isinstance(a, str) else a for a in args))
 
 
 class ExcessiveIOWarning(XchunkWarning):

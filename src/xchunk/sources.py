@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import xarray as xr
 
+from xchunk._secrets import safe_cause
 from xchunk.errors import SourceError, XchunkWarning
 from xchunk.storage.netcdf3 import expected_size
 
@@ -235,9 +236,11 @@ def _find_remote(name: str, options: dict[str, Any]) -> _Found:
     except SourceError:
         raise
     except ImportError as error:
-        raise SourceError(f"{name}: {_one_line(error)} (pip install 'xchunk[remote]')") from error
-    except Exception as error:  # every filesystem has errors of its own
-        raise SourceError(f"{name}: cannot be read ({_one_line(error)}).") from error
+        raise SourceError(
+            f"{name}: {_one_line(error)} (pip install 'xchunk[remote]')"
+        ) from safe_cause(error)
+    except Exception as error:  # noqa: BLE001  every filesystem has errors of its own
+        raise SourceError(f"{name}: cannot be read ({_one_line(error)}).") from safe_cause(error)
     if heads[0][:4] == _ZIP:
         raise SourceError(f"{name}: a zip file is read from a local path only. Download it first.")
     engine = _engine(name, _format(name, heads), "remote ")
@@ -300,8 +303,8 @@ def _open(
         try:
             with _quiet():
                 opened = opener(target, **{**kwargs, "decode_times": False})
-        except Exception as error:  # the first error is the one that tells
-            raise _readable(name, kwargs, failed) from error
+        except Exception as error:  # noqa: BLE001  the first error is the one that tells
+            raise _readable(name, kwargs, failed) from safe_cause(error)
         warnings.warn(
             f"{name}: times are shown as they are stored, since they could not be decoded "
             f"({_one_line(failed)})",
@@ -309,7 +312,7 @@ def _open(
             stacklevel=3,
         )
         return opened
-    raise _readable(name, kwargs, failed) from failed
+    raise _readable(name, kwargs, failed) from safe_cause(failed)
 
 
 def _readable(name: str, kwargs: Mapping[str, Any], error: Exception) -> SourceError:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xchunk._secrets import without_secrets
 from xchunk.storage.assemble import Assembled
 from xchunk.storage.refs import FileRef, ZarrRef
 from xchunk.storage.stores import describe, local_path
@@ -22,24 +22,9 @@ from xchunk.storage.zarr_io import get_key
 
 __all__ = ["source_facts", "without_secrets"]
 
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 _DOCUMENTS = ("zarr.json", ".zarray", ".zattrs")
 #: Files of an array whose size and time are looked at; of larger arrays only the folders'.
 _MOST_FILES = 50_000
-
-
-def without_secrets(place: str) -> str:
-    """Return a path or URL without user, password and query, in any part of a chain of URLs."""
-    return "::".join(_plain(part) for part in place.split("::"))
-
-
-def _plain(part: str) -> str:
-    found = _URL.fullmatch(part)
-    if found is None:
-        return part
-    rest = re.split(r"[?#]", found["rest"], maxsplit=1)[0]
-    host, slash, path = rest.partition("/")
-    return f"{found['scheme']}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def source_facts(one: Assembled) -> dict[str, Any]:

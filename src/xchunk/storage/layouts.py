@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from xchunk._secrets import without_secrets
 from xchunk.core.grid import Axis
 from xchunk.core.layout import ArrayLayout, Packing
 from xchunk.core.units import format_bytes
@@ -98,7 +99,7 @@ def read_layouts(groups: Mapping[str, xr.Dataset]) -> LayoutReport:
     finally:
         # netCDF's library fails where a file is opened again beside a handle that stays open
         close_files()
-    return LayoutReport((*data, *coords), source or "memory")
+    return LayoutReport((*data, *coords), without_secrets(source) or "memory")
 
 
 def read_layout(name: str, variable: xr.Variable, *, is_coord: bool = False) -> ArrayLayout:

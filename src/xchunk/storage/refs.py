@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from xchunk._secrets import without_credentials, without_secrets
 from xchunk.core.extension import Extension
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ class ZarrRef:
     zarr_format: int
     """2 or 3."""
 
+    def __repr__(self) -> str:
+        # dask's logs show what tasks are given
+        return f"ZarrRef({without_credentials(str(self.store))}, {self.path!r}, {self.zarr_format})"
+
 
 @dataclass(frozen=True)
 class FileRef:
@@ -37,6 +42,10 @@ class FileRef:
     """Group within the file; None: the root."""
     variable: str
     """Name of the variable in the file, which may differ from the name in the Dataset."""
+
+    def __repr__(self) -> str:
+        place = without_secrets(self.filename)
+        return f"FileRef({place!r}, {self.engine!r}, {self.group!r}, {self.variable!r})"
 
 
 @dataclass(frozen=True)

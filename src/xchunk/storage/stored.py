@@ -13,10 +13,12 @@ import xarray as xr
 from numpy.typing import NDArray
 from xarray.backends.zarr import FillValueCoder
 
+from xchunk._secrets import safe_cause
 from xchunk.core.grid import slabs
 from xchunk.errors import SourceError
 from xchunk.storage import zarr_io
 from xchunk.storage.chunk_cache import small_default_cache
+from xchunk.storage.ranges import refuse_without_ranges
 from xchunk.storage.refs import FileRef, SplicedRef, StoredRef, ZarrRef
 
 __all__ = ["StoredArray", "StoredInfo", "close_files", "open_stored"]
@@ -69,7 +71,9 @@ def open_stored(ref: StoredRef) -> StoredArray:
             return _ZarrStored(ref)
         return _Spliced(ref) if isinstance(ref, SplicedRef) else _FileStored(ref)
     except (OSError, KeyError, ValueError, ImportError) as error:
-        raise SourceError(f"the stored array {_name(ref)} cannot be opened: {error}") from error
+        raise SourceError(
+            f"the stored array {_name(ref)} cannot be opened: {error}"
+        ) from safe_cause(error)
 
 
 def _name(ref: StoredRef) -> str:
@@ -81,6 +85,8 @@ def _name(ref: StoredRef) -> str:
 class _ZarrStored:
     def __init__(self, ref: ZarrRef):
         self.array = zarr_io.open_array(ref.store, ref.path, ref.zarr_format, mode="r")
+        if self.array.shards is not None:
+            refuse_without_ranges(ref.store, f"{ref.path}/zarr.json".lstrip("/"))
         self.info = _zarr_info(self.array)
 
     def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import Store
+from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer, NDBuffer, buffer_prototype
 from zarr.storage import LocalStore
 
@@ -186,11 +186,11 @@ def _is_absent(store: Store) -> bool:
     return isinstance(store, LocalStore) and not Path(store.root).is_dir()
 
 
-def get_key(store: Store, key: str) -> bytes | None:
-    """Read one object; None where there is none."""
+def get_key(store: Store, key: str, part: ByteRequest | None = None) -> bytes | None:
+    """Read one object, or a part of it; None where there is none."""
     if _is_absent(store):
         return None
-    buffer = _sync(store.get(key, prototype=buffer_prototype))
+    buffer = _sync(store.get(key, prototype=buffer_prototype, byte_range=part))
     return None if buffer is None else buffer.to_bytes()
 
 
