@@ -30,6 +30,7 @@ __all__ = ["SCHEMAS", "Command", "Output", "jsonable"]
 #: The version of each JSON document. It goes up when a key changes its meaning or its type, or
 #: goes away; new keys may come without.
 SCHEMAS = {
+    "batch": 1,
     "check": 1,
     "clean": 1,
     "demo": 1,
@@ -42,6 +43,27 @@ SCHEMAS = {
     "suggest": 1,
     "verify": 1,
 }
+
+_OTHER = "Options"
+#: The headings of a command's help, and the parameters below each; the rest is `_OTHER`.
+_SECTIONS: dict[str, frozenset[str]] = {
+    "Source": frozenset({"group", "engine", "concat_dim", "storage"}),
+    "Use": frozenset(
+        {"access", "whole", "passes", "reduce", "rolling", "groupby", "resample"}
+    ),
+    "Target": frozenset(
+        {
+            "append_dim", "chunks", "message", "no_resume", "overwrite", "region",
+            "rechunk_engine", "scratch", "shards", "target_storage", "unpack", "zarr_format",
+        }
+    ),
+    _OTHER: frozenset(),
+    "Memory": frozenset({"memory", "max_mem"}),
+    "Cluster": frozenset({"scheduler", "workers", "memory_limit", "threads_per_worker"}),
+    "Output": frozenset({"as_json", "quiet", "log_json", "debug", "help"}),
+}  # fmt: skip
+#: Columns of the options in a command's help.
+_COLUMN = 28
 
 
 class Output:
@@ -142,7 +164,7 @@ class Output:
         with self._lock:
             click.echo(said, err=True)
 
-    def event(self, name: str, **facts: Any) -> None:
+    def event(self, name: str, /, **facts: Any) -> None:
         """Write an event of ``--log-json``; nothing without it."""
         if not self.log_json:
             return
@@ -214,6 +236,19 @@ class Output:
 
 class Command(click.Command):
     """A command that tells its `Output` when it begins and ends."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the options by what they are about."""
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in _SECTIONS}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                own = (name for name, params in _SECTIONS.items() if param.name in params)
+                sections[next(own, _OTHER)].append(record)
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records, col_max=_COLUMN)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

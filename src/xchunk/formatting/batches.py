@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -81,8 +82,10 @@ class Lines:
     def _say(self, what: str) -> None:
         if self._enabled:
             file = self._file or sys.stderr
-            file.write(f"xchunk: {plain(what)}\n")
-            file.flush()
+            # a terminal that is gone is no reason for jobs to fail
+            with suppress(OSError, ValueError):
+                file.write(f"xchunk: {plain(what)}\n")
+                file.flush()
 
 
 class _Named:
