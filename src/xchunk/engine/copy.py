@@ -23,6 +23,7 @@ from xchunk.engine.allocator import steady
 from xchunk.engine.inflight import in_flight, stop, with_patience
 from xchunk.errors import StageFailedError, XchunkError
 from xchunk.storage import zarr_io
+from xchunk.storage.icechunk import Written, own_fork, session_of
 from xchunk.storage.journal import BoxMarks
 from xchunk.storage.refs import StoredRef, ZarrRef
 from xchunk.storage.stored import StoredArray, close_files, open_stored
@@ -76,6 +77,8 @@ class StageSpec:
     target_origin: tuple[int, ...] | None = None
     """What is added to a box's region to have its region in a target that is there already, in
     which empty units are deleted; None: nothing."""
+    forked: bool = False
+    """Whether each box is written in a fork of the target's session, which its task returns."""
 
 
 def scratch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -84,18 +87,17 @@ def scratch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"u{width}" if width in (1, 2, 4, 8) else f"V{width}")
 
 
-def copy_box(spec: StageSpec, i: int, _after: Any = None) -> int:
-    """Copy box number ``i`` of a stage; return its bytes.
+def copy_box(spec: StageSpec, i: int, _after: Any = None) -> int | Written:
+    """Copy box number ``i`` of a stage; return its bytes, with the fork if it has one.
 
     The last argument is the checkpoint of the stage before, which only orders the tasks.
     """
     return with_patience(lambda: _copy(spec, i))
 
 
-def _copy(spec: StageSpec, i: int) -> int:
+def _copy(spec: StageSpec, i: int) -> int | Written:
     with reading(spec, i) as (region, values):
-        _write(spec, i, region, values)
-        return int(values.nbytes)
+        return _write(spec, i, region, values)
 
 
 def read_box(spec: StageSpec, i: int) -> NDArray[Any]:
@@ -110,7 +112,7 @@ def _read_box(spec: StageSpec, i: int) -> NDArray[Any]:
         return values
 
 
-def write_block(spec: StageSpec, i: int, block: NDArray[Any]) -> int:
+def write_block(spec: StageSpec, i: int, block: NDArray[Any]) -> int | Written:
     """Write one computed block, the box number ``i`` of a stage; return its bytes."""
     values = np.asarray(block)
     if values.dtype != spec.dtype:
@@ -119,11 +121,10 @@ def write_block(spec: StageSpec, i: int, block: NDArray[Any]) -> int:
     return with_patience(lambda: _write_values(spec, i, values))
 
 
-def _write_values(spec: StageSpec, i: int, values: NDArray[Any]) -> int:
+def _write_values(spec: StageSpec, i: int, values: NDArray[Any]) -> int | Written:
     region = spec.boxes.region(i)
     with _context(spec, region):
-        _write(spec, i, region, values)
-        return int(values.nbytes)
+        return _write(spec, i, region, values)
 
 
 def checkpoint(done: list[int]) -> int:
@@ -174,8 +175,14 @@ def _read(
     return buffer
 
 
-def _write(spec: StageSpec, i: int, region: tuple[slice, ...], values: NDArray[Any]) -> None:
+def _write(
+    spec: StageSpec, i: int, region: tuple[slice, ...], values: NDArray[Any]
+) -> int | Written:
     _, target = _opened(spec)
+    own = None
+    if spec.forked and spec.target is not None:
+        own = own_fork(spec.target)
+        target = zarr_io.open_array(own.store, own.path, own.zarr_format, mode="r+")
     if target is None:
         raise StageFailedError(f"{spec.label} has no target to write to")
     if spec.to_scratch:
@@ -191,6 +198,7 @@ def _write(spec: StageSpec, i: int, region: tuple[slice, ...], values: NDArray[A
         zarr_io.write_units(target, at, values, fill=target.fill_value, delete_empty=True)
     if spec.marks is not None:
         spec.marks.put(i)
+    return int(values.nbytes) if own is None else Written(values.nbytes, session_of(own.store))
 
 
 @contextmanager

@@ -1,0 +1,131 @@
+"""The codec floor: what no rechunk can do without, and nothing else.
+
+Every stored chunk is read and decoded once, every value is copied once, and as many target
+chunks as there are get encoded and written, through buffers that are used again. What is
+encoded are target chunks taken from the data beforehand, a few of them over and over, since
+putting all of them together is the work that the floor leaves out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+import sys
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numcodecs import shuffle, zstd
+
+from cases import Case
+
+_own = threading.local()
+
+
+def _buffers(case: Case) -> tuple[Any, Any, Any]:
+    """Return this thread's buffers: for a stored chunk, for it decoded, and for its copy."""
+    if not hasattr(_own, "buffers"):
+        values = np.empty(case.chunks, case.dtype)
+        _own.buffers = bytearray(values.nbytes * 2 + 4096), values, np.empty_like(values)
+    return _own.buffers
+
+
+def _units(shape: tuple[int, ...], chunks: tuple[int, ...]) -> list[tuple[int, ...]]:
+    counts = [math.ceil(n / c) for n, c in zip(shape, chunks, strict=True)]
+    return list(itertools.product(*map(range, counts)))
+
+
+def _from_zarr(case: Case, source: Path) -> list[Callable[[], None]]:
+    root = source / "v" / "c"
+
+    def chunk(index: tuple[int, ...]) -> None:
+        raw, values, copy = _buffers(case)
+        with root.joinpath(*map(str, index)).open("rb", buffering=0) as file:
+            n = file.readinto(raw)
+        zstd.decompress(memoryview(raw)[:n], values)
+        np.copyto(copy, values)
+
+    def shard(index: tuple[int, ...]) -> None:
+        _, values, copy = _buffers(case)
+        stored = root.joinpath(*map(str, index)).read_bytes()
+        inner = math.prod(s // c for s, c in zip(case.shards or (), case.chunks, strict=True))
+        places = np.frombuffer(stored[-16 * inner - 4 : -4], "<u8").reshape(-1, 2)
+        view = memoryview(stored)
+        for start, size in places:
+            if size < 2**63:
+                zstd.decompress(view[int(start) : int(start + size)], values)
+                np.copyto(copy, values)
+
+    work = shard if case.shards else chunk
+    return [lambda i=i: work(i) for i in _units(case.shape, case.shards or case.chunks)]
+
+
+def _from_netcdf(case: Case, source: Path) -> list[Callable[[], None]]:
+    import h5py
+
+    dataset = h5py.File(source, "r")["v"]
+    codec = shuffle.Shuffle(elementsize=np.dtype(case.dtype).itemsize)
+
+    def chunk(index: tuple[int, ...]) -> None:
+        _, _, copy = _buffers(case)
+        offset = tuple(i * c for i, c in zip(index, case.chunks, strict=True))
+        _, stored = dataset.id.read_direct_chunk(offset)
+        values = codec.decode(zlib.decompress(stored))
+        np.copyto(copy, np.frombuffer(values, case.dtype).reshape(case.chunks))
+
+    return [lambda i=i: chunk(i) for i in _units(case.shape, case.chunks)]
+
+
+def _samples(case: Case, source: Path) -> list[Any]:
+    import xarray as xr
+
+    engine = "netcdf4" if case.netcdf else "zarr"
+    chunks: dict[str, Any] = {} if case.netcdf else {"chunks": None}
+    v = xr.open_dataset(source, engine=engine, decode_cf=False, **chunks)["v"].variable
+    middle = [
+        slice(min(n - t, (n // 2 // t) * t), min(n - t, (n // 2 // t) * t) + t)
+        for n, t in zip(case.shape, case.target, strict=True)
+    ]
+    return [np.ascontiguousarray(v[tuple(middle)].values)]
+
+
+def _to_zarr(case: Case, target: Path, samples: list[Any]) -> list[Callable[[], None]]:
+    def unit(number: int, shape: tuple[int, ...]) -> None:
+        values = samples[number % len(samples)]
+        inside = tuple(slice(0, n) for n in shape)
+        part = values if shape == values.shape else np.ascontiguousarray(values[inside])
+        inner = 1
+        if case.target_shards is not None:
+            inner = math.prod(s // c for s, c in zip(case.target_shards, case.target, strict=True))
+        with (target / str(number)).open("wb") as file:
+            for _ in range(inner):
+                file.write(zstd.compress(part, 0))
+
+    jobs = []
+    step = case.target_shards or case.target
+    for number, index in enumerate(_units(case.shape, step)):
+        # a chunk at the edge is stored whole, what lies beyond is its fill value
+        del index
+        jobs.append(lambda n=number: unit(n, case.target))
+    return jobs
+
+
+def main(case: Case, source: Path, target: Path, threads: int) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    samples = _samples(case, source)
+    reading = _from_netcdf(case, source) if case.netcdf else _from_zarr(case, source)
+    writing = _to_zarr(case, target, samples)
+    with ThreadPoolExecutor(threads) as pool:
+        for jobs in (reading, writing):
+            for done in pool.map(lambda job: job(), jobs):
+                assert done is None
+
+
+if __name__ == "__main__":
+    main(Case.from_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
