@@ -22,6 +22,13 @@ _CONNECT, _START = 15, 60
 #: Seconds that workers get to end by themselves.
 _CLOSE = 3
 
+
+def _at_least_one(_ctx: click.Context, _param: click.Parameter, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise click.BadParameter(f"{value} is less than 1.")
+    return value
+
+
 cluster_options = options(
     click.option(
         "--scheduler",
@@ -30,7 +37,8 @@ cluster_options = options(
     ),
     click.option(
         "--workers",
-        type=click.IntRange(1),
+        type=int,
+        callback=_at_least_one,
         metavar="N",
         help="Start N worker processes on this machine for the time of the run.",
     ),
@@ -40,7 +48,11 @@ cluster_options = options(
         help="Memory of each of these workers; --memory, or a share of what there is, by default.",
     ),
     click.option(
-        "--threads-per-worker", type=click.IntRange(1), metavar="N", help="Threads of each of them."
+        "--threads-per-worker",
+        type=int,
+        callback=_at_least_one,
+        metavar="N",
+        help="Threads of each of them.",
     ),
 )
 

@@ -20,6 +20,10 @@ __all__ = ["Progress"]
 
 #: Bytes below which a stage of one box, such as a coordinate's, is not worth a bar or a line.
 _SMALL = 10_000_000
+#: Seconds after which a log that goes on for hours has another line.
+_MINUTE = 60.0
+#: Bars at a time: those of stages that are over make room for others.
+_MOST = 8
 
 
 @dataclass
@@ -33,6 +37,7 @@ class _Stage:
     nbytes: int = 0
     said: float = 0.0
     task: TaskID | None = None
+    removed: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -51,8 +56,9 @@ class Progress:
     """Show how far a rechunk is, on stderr.
 
     In a terminal (or a notebook) each stage has a bar with boxes, bytes, speed and the time
-    that is left. Where stderr is a file or a pipe, each stage says when it begins, then at
-    most every ``every`` seconds, and when it is done.
+    that is left. Where stderr is a file or a pipe, such as that of a batch job, each stage
+    says when it begins, then at most every ``every`` seconds (or every hundredth of it, up to
+    a minute), and when it is done.
 
     Parameters
     ----------
@@ -124,7 +130,7 @@ class Progress:
             self._last = now
             state.done, state.total = max(state.done, done), max(state.total, total)
             state.nbytes += nbytes
-            if state.total == 1 and state.nbytes < _SMALL:
+            if state.removed or (state.total == 1 and state.nbytes < _SMALL):
                 return
             if self._bars is not None:
                 self._draw(self._bars, state, now)
@@ -137,8 +143,11 @@ class Progress:
         from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
 
-        console = Console(file=self._file or sys.stderr)
-        if not (console.is_terminal or console.is_jupyter) or console.is_dumb_terminal:
+        file = self._file or sys.stderr
+        console = Console(file=file)
+        # a variable such as FORCE_COLOR makes no terminal of a log file
+        drawable = console.is_jupyter or (console.is_terminal and file.isatty())
+        if not drawable or console.is_dumb_terminal:
             return None
         label = Column(ratio=1, no_wrap=True, overflow="ellipsis", min_width=12)
         return Progress(
@@ -165,11 +174,19 @@ class Progress:
         }
         if state.task is None:
             state.task = bars.add_task(state.label, total=state.total, **shown)
+            over = [s for s in self._stages.values() if s.is_over and s.task is not None]
+            for old in over[: max(0, len(bars.task_ids) - _MOST)]:
+                if old.task is not None:
+                    bars.remove_task(old.task)
+                    old.task = None
+                    old.removed = True
         bars.update(state.task, completed=state.done, total=state.total, **shown)
 
     def _log(self, state: _Stage, now: float) -> None:
         began = not state.said and state.total > 1
-        if not (began or state.is_over or now - state.said >= self._every):
+        hundredth = (now - state.started + state.left(now)) / 100
+        calm = max(self._every, min(_MINUTE, hundredth))
+        if not (began or state.is_over or now - state.said >= calm):
             return
         state.said = now
         words = [f"{state.done} of {state.total} boxes", format_bytes(state.nbytes)]
