@@ -17,6 +17,7 @@ import numpy as np
 from xchunk._secrets import without_secrets
 from xchunk.storage.assemble import Assembled
 from xchunk.storage.refs import FileRef, ZarrRef
+from xchunk.storage.stamps import stamp_of_objects
 from xchunk.storage.stores import describe, local_path
 from xchunk.storage.zarr_io import get_key
 
@@ -79,6 +80,8 @@ def _zarr_facts(ref: ZarrRef) -> dict[str, Any]:
     if root is not None:
         facts["store"] = str(root.resolve())
         facts["files"] = _stamp_of_files(root / ref.path)
+    elif (stamp := stamp_of_objects(ref.store, ref.path)) is not None:
+        facts["objects"] = stamp
     return facts
 
 

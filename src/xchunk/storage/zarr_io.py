@@ -41,6 +41,7 @@ __all__ = [
     "put_key",
     "read_into",
     "tuned",
+    "wait_for",
     "write_units",
 ]
 
@@ -58,6 +59,11 @@ def _sync(coroutine: Coroutine[Any, Any, T]) -> T:
     except ImportError:
         return asyncio.run(coroutine)
     return sync(coroutine)
+
+
+def wait_for(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of a store's file system, on the loop that its sessions belong to."""
+    return _sync(coroutine)
 
 
 @cache
