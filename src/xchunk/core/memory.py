@@ -202,10 +202,14 @@ class CopyBuffers:
     """Bytes that the task holds whatever the size of its box."""
 
     @property
-    def projected_mem(self) -> int:
-        """Bytes by which the process grows at the peak of one task."""
-        in_flight = max(
+    def in_flight(self) -> float:
+        """Bytes that are held at once for chunks that are read or written."""
+        return max(
             self.read_copies * self.read_unit * self.concurrency,
             self.write_copies * self.write_unit * self.concurrency,
         )
-        return int(self.box + in_flight) + self.overhead
+
+    @property
+    def projected_mem(self) -> int:
+        """Bytes by which the process grows at the peak of one task."""
+        return int(self.box + self.in_flight) + self.overhead

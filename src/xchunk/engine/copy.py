@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from xchunk._secrets import safe_cause
 from xchunk.core.grid import Grid, slabs
-from xchunk.engine.allocator import steady
+from xchunk.engine.allocator import give_back, new_buffer, steady
 from xchunk.engine.inflight import in_flight, stop, with_patience
 from xchunk.errors import StageFailedError, XchunkError
 from xchunk.storage import zarr_io
@@ -67,6 +67,8 @@ class StageSpec:
     """Tasks of this stage that one process may run at once."""
     concurrency: int = 1
     """Chunks in flight at once within a task."""
+    in_flight: int = 0
+    """Bytes that a task holds besides its box, for the chunks in flight."""
     at_once: int | None = None
     """Bytes that are asked of the source at once, where it has no chunks or has shards; None:
     the whole box."""
@@ -150,8 +152,10 @@ def reading(
             slice(r.start + o, r.stop + o) for r, o in zip(region, spec.origin, strict=True)
         )
         dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
+        give_back()
         with _buffers.borrow(shape, dtype) if own is None else nullcontext(own) as buffer:
             values = _read(spec, source, shifted, buffer)
+            give_back()
             if spec.from_scratch and isinstance(spec.source, ZarrRef):
                 refuse_lost_pieces(spec.source, source.info, shifted, values)
             yield region, values.view(spec.dtype) if spec.from_scratch else values
@@ -203,7 +207,7 @@ def _write(
 
 @contextmanager
 def _context(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
-    steady()
+    steady(spec.in_flight)
     with _slot(spec), in_flight(spec.run), zarr_io.tuned(spec.concurrency):
         try:
             yield
@@ -245,7 +249,7 @@ class _Buffers:
             return best
         # none fits: the idle ones, of an earlier and smaller stage, only take room
         self._free.clear()
-        return np.empty(max(1, nbytes), dtype=np.uint8)
+        return new_buffer(nbytes)
 
     def clear(self) -> None:
         with self._lock:
