@@ -21,8 +21,9 @@ SRC = ROOT / "src"
 
 #: Modules that bind plans to stores, and run them.
 ORCHESTRATION = [
-    r"batching(\..+)?", "binding", "bound", "cleaning", r"diagnose(\..+)?", "extend", "faults", "jobs",
-    "joining", "lazy", "legacy", "naming", "opening", "proof", "reopen", "resume", "run",
+    r"batching(\..+)?", "binding", "bound", "cleaning", r"diagnose(\..+)?", "extend", "extending",
+    "faults", "jobs", "labels", "prove_extension", "transactions",
+    "joining", "lazy", r"legacy(_\w+)?", "naming", "opening", "proof", "reopen", "resume", "run",
     "sources", "uses",
 ]  # fmt: skip
 

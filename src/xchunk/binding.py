@@ -29,6 +29,7 @@ from xchunk.jobs import (
 )
 from xchunk.resume import compare, header_of, refuse_other
 from xchunk.storage.assemble import Assembled, assemble
+from xchunk.storage.icechunk import is_session, store_of
 from xchunk.storage.journal import Journal
 from xchunk.storage.layouts import read_layouts
 from xchunk.storage.owned import is_safe_path
@@ -66,7 +67,7 @@ def bind(
     allowed: MemoryBudget | None = None,
     storage_options: Mapping[str, Any] | None = None,
     scratch: Any = None,
-    engine: EngineName | None = None,
+    engine: EngineName | Engine | None = None,
 ) -> Rechunk:
     """Plan a rechunk and bind it to its stores; nothing is written.
 
@@ -100,7 +101,7 @@ def bind(
         What fsspec needs to reach a URL.
     scratch : str, path or zarr store, optional
         Where scratch data go; to the target's own store by default.
-    engine : {"xchunk", "rechunker"}, optional
+    engine : {"xchunk", "rechunker"} or Engine, optional
         Whose planner and tasks are used; xchunk's by default.
 
     Raises
@@ -110,7 +111,10 @@ def bind(
     ResumeMismatchError
         If the target is the unfinished one of another source, plan or target.
     """
-    zarr_format = _check_format(zarr_format or source_format(groups))
+    transactional = is_session(store_of(store))
+    if transactional and zarr_format == 2:
+        raise EncodingError("icechunk stores zarr format 3 only. Leave zarr_format out.")
+    zarr_format = _check_format(zarr_format or (3 if transactional else source_format(groups)))
     if shards and zarr_format == 2:
         raise EncodingError("zarr format 2 has no shards. Give zarr_format=3, or leave shards out.")
     site = Site(open_store(store, storage_options=storage_options), overwrite=overwrite)
@@ -139,7 +143,7 @@ def bind(
         resume=resume,
         allowed=allowed,
         scratch=None if scratch is None else open_store(scratch, storage_options=storage_options),
-        engine=load_engine(engine),
+        engine=load_engine(engine) if isinstance(engine, str) else engine,
     )
 
 

@@ -17,6 +17,8 @@ def reopen(
     store: Store,
     like: Mapping[str, xr.Dataset],
     chunks: Mapping[str, Mapping[str, Any]],
+    *,
+    consolidated: bool = True,
 ) -> dict[str, xr.Dataset]:
     """Open each group of a committed store with dask chunks that match what is stored.
 
@@ -28,6 +30,8 @@ def reopen(
         The source's Datasets by path of their group; they say what is decoded.
     chunks : mapping
         dask chunks, ``{path of the variable: {dim: n}}``.
+    consolidated : bool
+        Whether the root of the store holds all metadata.
     """
     out = {}
     for path, source in like.items():
@@ -35,7 +39,7 @@ def reopen(
             store,
             group=path or None,
             chunks=None,
-            consolidated=True,
+            consolidated=consolidated,
             **_decoding(source.variables.values()),
         )
         prefix = f"{path}/" if path else ""

@@ -13,8 +13,12 @@ from xchunk.bound import Rechunk
 from xchunk.core.stages import RechunkPlan
 from xchunk.core.suggest import Suggestion
 from xchunk.errors import ExcessiveIOWarning, LayoutChangeWarning, SourceError
+from xchunk.extending import BoundExtension
+from xchunk.proof import prove
+from xchunk.prove_extension import prove_extension
 from xchunk.reopen import reopen
 from xchunk.storage.chunk_cache import small_chunk_caches
+from xchunk.storage.icechunk import is_session
 from xchunk.storage.stores import describe, is_fault_of_store
 
 __all__ = ["run_rechunk"]
@@ -46,12 +50,17 @@ def run_rechunk(
     with progress, small_chunk_caches(variables):
         store = rechunk.run(report=report)
     if verify:
-        from xchunk.proof import prove
-
         with progress:
-            prove(groups, store, budget=rechunk.plan.budget, progress=progress)
+            if isinstance(rechunk, BoundExtension):
+                prove_extension(rechunk, progress=progress)
+            else:
+                prove(groups, store, budget=rechunk.plan.budget, progress=progress)
+    # what is appended to may have been written by anybody, in a session nothing is consolidated
+    consolidated = not is_session(store)
+    if isinstance(rechunk, BoundExtension):
+        consolidated = rechunk.existing.consolidated
     try:
-        return reopen(store, groups, _dask_chunks(rechunk, what))
+        return reopen(store, groups, _dask_chunks(rechunk, what), consolidated=consolidated)
     except Exception as error:
         if not is_fault_of_store(error):
             raise

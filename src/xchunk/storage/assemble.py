@@ -27,7 +27,7 @@ from xchunk.storage.trace import trace
 from xchunk.storage.twins import Neighbours, find_twin
 from xchunk.storage.unpacked import as_blocks, unpacked
 
-__all__ = ["Assembled", "assemble"]
+__all__ = ["Assembled", "assemble", "stored_variables"]
 
 # Attributes that decoding moves into the encoding, and that steer how values are decoded.
 _VALUE_KEYS = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
@@ -121,6 +121,25 @@ def assemble(
         close_files()
     assembled = _without_repeated_units(assembled)
     return _without_made_up_coordinates(ds, assembled, attrs), dict(attrs)
+
+
+def stored_variables(ds: xr.Dataset, *, zarr_format: int, group: str = "") -> dict[str, Assembled]:
+    """Assemble those variables only that can be copied as they are stored, by their names."""
+    variables, _ = encode_dataset_coordinates(ds)
+    out: dict[str, Assembled] = {}
+    try:
+        traces = {name: trace(variable) for name, variable in ds.variables.items()}
+        neighbours = Neighbours.of(
+            (ds.variables[name], traced) for name, traced in traces.items() if traced is not None
+        )
+        for name, variable in variables.items():
+            traced = traces[name] or find_twin(str(name), ds.variables[name], neighbours)
+            one = _raw(str(name), group, traced, variable, zarr_format)
+            if one is not None:
+                out[str(name)] = one
+    finally:
+        close_files()
+    return out
 
 
 def _without_repeated_units(assembled: list[Assembled]) -> list[Assembled]:

@@ -20,6 +20,7 @@ from zarr.storage import (
 
 from xchunk._secrets import safe_cause, without_credentials, without_secrets
 from xchunk.errors import SourceError, TargetExistsError, XchunkError
+from xchunk.storage.icechunk import is_session, name_of, store_of
 from xchunk.storage.zarr_io import get_key, holds_any
 
 __all__ = [
@@ -40,6 +41,7 @@ StoreLike = Any
 #: What can only be read.
 _READ_ONLY = ("http", "https", "zip", "tar", "reference", "github", "git", "libarchive")
 _ALIASES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
+_BUCKETS = ("s3", "gs", "az", *_ALIASES)
 #: Characters of another library's error that are shown.
 _SAID = 500
 
@@ -75,6 +77,7 @@ def open_store(
                 "itself, or a URL with the path"
             )
         where = where.store
+    where = store_of(where)
     store: Store = where if isinstance(where, Store) else _made(where, read_only, storage_options)
     path = local_path(store)
     if path is not None and not isinstance(store, LocalStore):
@@ -96,10 +99,12 @@ def _made(where: Any, read_only: bool, storage_options: Mapping[str, Any] | None
         path = local_path(where)
         if path is not None:
             return _on_disk(path, read_only)
+        options = dict(storage_options or {})
+        if where.partition("://")[0] in _BUCKETS:
+            # others write there as well: what was listed a minute ago need not be there now
+            options.setdefault("use_listings_cache", False)
         try:
-            return FsspecStore.from_url(
-                where, storage_options=dict(storage_options or {}), read_only=read_only
-            )
+            return FsspecStore.from_url(where, storage_options=options, read_only=read_only)
         except (ImportError, ValueError, TypeError, OSError) as error:
             raise SourceError(
                 f"{without_secrets(where)!r} cannot be opened: {error}. Install what the URL needs "
@@ -159,6 +164,8 @@ def describe(store: StoreLike) -> str:
         return f"{scheme}://{place}" if scheme else without_secrets(place)
     if isinstance(store, MemoryStore):
         return "a store in memory"
+    if is_session(store):
+        return name_of(store)
     return f"a {type(store).__name__}"
 
 

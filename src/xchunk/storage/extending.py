@@ -1,0 +1,140 @@
+"""What an append leaves while it is on its way: the marker's record of it, and taking it back.
+
+The marker of a store that is being extended holds the documents as they were and as they will
+be. As long as the store does not hold the new ones, everything beyond the old end can be
+deleted, and the old units, which may hold new values beyond that end, be written as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from zarr.abc.store import Store
+
+from xchunk.core.grid import Grid, ceildiv
+from xchunk.storage.owned import delete_owned, owned_keys
+from xchunk.storage.refs import ZarrRef
+from xchunk.storage.stored import open_stored
+from xchunk.storage.unpublished import Unpublished
+from xchunk.storage.workspace import Workspace
+from xchunk.storage.zarr_io import get_key, has_key, open_array, put_key, write_units
+
+__all__ = ["Extending", "take_back"]
+
+_ARRAYS = ("zarr.json", ".zarray")
+
+
+@dataclass(frozen=True)
+class Extending:
+    """The record of a store that is being extended."""
+
+    digest: str
+    """What the run would commit, as a digest."""
+    old: Mapping[str, bytes]
+    """The documents that change, as they were."""
+    new: Mapping[str, bytes]
+    """The documents that change, as they will be, in the order of writing."""
+
+    @classmethod
+    def read(cls, store: Store) -> Extending | None:
+        """Read the record of an append that was stopped; None where there is none."""
+        found: Any = (Workspace(store).read_marker() or {}).get("extending")
+        try:
+            old, new = (
+                {str(k): str(v).encode() for k, v in found[part].items()} for part in ("old", "new")
+            )
+            return cls(str(found["digest"]), old, new)
+        except (TypeError, KeyError, AttributeError):
+            return None
+
+    def write(self, store: Store, *, target: str) -> None:
+        """Write the record into the marker."""
+        documents = {
+            part: {k: v.decode() for k, v in which.items()}
+            for part, which in (("old", self.old), ("new", self.new))
+        }
+        record = {"digest": self.digest, **documents}
+        Workspace(store).create(target=target, extending=record)
+
+    def is_committed(self, store: Store) -> bool:
+        """Tell whether everybody sees the new length already."""
+        changed = {k: v for k, v in self.new.items() if v != self.old.get(k)}
+        return bool(changed) and all(get_key(store, k) == v for k, v in changed.items())
+
+
+def take_back(store: Store) -> None:
+    """Delete what a stopped append has written; the store is as it was before, and not longer."""
+    record = Extending.read(store)
+    if record is None or record.is_committed(store):
+        return
+    for key, value in reversed(list(record.old.items())):
+        if get_key(store, key) != value:
+            put_key(store, key, value)
+    for key, old in record.old.items():
+        path, _, name = key.rpartition("/")
+        if name in _ARRAYS and path and key in record.new:
+            shapes = [tuple(json.loads(raw)["shape"]) for raw in (old, record.new[key])]
+            if shapes[0] != shapes[1]:
+                _shorten(store, path, 3 if name == "zarr.json" else 2, *shapes)
+
+
+def _shorten(
+    store: Store, path: str, zarr_format: int, old: tuple[int, ...], new: tuple[int, ...]
+) -> None:
+    array = open_array(store, path, zarr_format, mode="r+")
+    unit = tuple(array.shards or array.chunks)
+    (axis,) = (i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
+    beyond = ceildiv(old[axis], unit[axis])
+    found = {key: _index(array, path, key) for key in owned_keys(store, [path])}
+    delete_owned(
+        store, [k for k, index in found.items() if index is not None and index[axis] >= beyond]
+    )
+    if old[axis] % unit[axis]:
+        _write_edge(array, ZarrRef(store, path, zarr_format), old, unit, axis)
+
+
+def _write_edge(
+    array: Any, ref: ZarrRef, shape: tuple[int, ...], unit: tuple[int, ...], axis: int
+) -> None:
+    """Write the old values of the last, half-full units again, and nothing beyond them."""
+    stored, grid = open_stored(ref), Grid.of(shape, unit)
+    last = grid.counts[axis] - 1
+    # as long as the array, so that what lies beyond its end is fill
+    padded = tuple(
+        ceildiv(n, u) * u if i == axis else n
+        for i, (n, u) in enumerate(zip(shape, unit, strict=True))
+    )
+    key = f"{ref.path}/{'zarr.json' if ref.zarr_format == 3 else '.zarray'}"
+    document = json.loads(get_key(ref.store, key) or b"{}")
+    document["shape"] = list(padded)
+    shown = Unpublished(ref.store, {key: json.dumps(document).encode()})
+    whole = open_array(shown, ref.path, ref.zarr_format, mode="r+")
+    others = (*grid.counts[:axis], 1, *grid.counts[axis + 1 :])
+    for number in range(math.prod(others)):
+        index = [int(i) for i in np.unravel_index(number, others)]
+        index[axis] = last
+        if not has_key(ref.store, f"{ref.path}/{array.metadata.encode_chunk_key(tuple(index))}"):
+            continue
+        region = [slice(*a.bounds(i)) for a, i in zip(grid.axes, index, strict=True)]
+        values = stored.read(region)
+        full = [slice(r.start, r.stop) for r in region]
+        full[axis] = slice(region[axis].start, padded[axis])
+        fill = array.fill_value if array.fill_value is not None else np.zeros((), values.dtype)[()]
+        out = np.full([r.stop - r.start for r in full], fill, dtype=values.dtype)
+        out[tuple(slice(0, n) for n in values.shape)] = values
+        write_units(whole, full, out, fill=array.fill_value, delete_empty=True)
+
+
+def _index(array: Any, path: str, key: str) -> tuple[int, ...] | None:
+    """Return the index of the unit that a key holds; None where it holds none."""
+    name = key.removeprefix(f"{path}/")
+    digits = [p for p in name.replace(".", "/").split("/") if p.isdigit()]
+    index = tuple(map(int, digits))
+    if len(index) != array.ndim or array.metadata.encode_chunk_key(index) != name:
+        return None
+    return index
