@@ -22,6 +22,7 @@ EXPORTS = {
     "InvalidJobError",
     "LayoutChangeWarning",
     "MemoryBudgetError",
+    "Rechunked",
     "ResumeMismatchError",
     "SourceError",
     "StageFailedError",
@@ -32,7 +33,10 @@ EXPORTS = {
     "__version__",
     "batch",
     "clean",
+    "graph",
+    "observe",
     "open_dataset",
+    "rechunk",
     "verify",
 }
 
@@ -42,6 +46,7 @@ METHODS = {
     "apply",
     "budget",
     "check",
+    "graph",
     "layout",
     "plan",
     "probe",

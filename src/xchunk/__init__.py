@@ -4,6 +4,7 @@ Importing this registers ``.chunking`` on `xarray.Dataset`, `xarray.DataArray` a
 `xarray.DataTree`.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from xchunk._version import __version__
@@ -25,12 +26,20 @@ from xchunk.errors import (
     XchunkWarning,
 )
 from xchunk.formatting import register as _register
-from xchunk.functions import batch, clean, verify
+from xchunk.functions import batch, clean, graph, observe, verify
 
 if TYPE_CHECKING:
+    from xchunk.legacy import Rechunked, rechunk
     from xchunk.opening import open_dataset
 
 _register()
+
+#: Imported when they are used: they bring dask.array.
+_LATE = {
+    "Rechunked": "xchunk.legacy",
+    "open_dataset": "xchunk.opening",
+    "rechunk": "xchunk.legacy",
+}
 
 __all__ = [
     "ClusterError",
@@ -43,6 +52,7 @@ __all__ = [
     "InvalidJobError",
     "LayoutChangeWarning",
     "MemoryBudgetError",
+    "Rechunked",
     "ResumeMismatchError",
     "SourceError",
     "StageFailedError",
@@ -53,17 +63,17 @@ __all__ = [
     "__version__",
     "batch",
     "clean",
+    "graph",
+    "observe",
     "open_dataset",
+    "rechunk",
     "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # imported when it is used: it brings dask.array
-    if name == "open_dataset":
-        from xchunk.opening import open_dataset
-
-        return open_dataset
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

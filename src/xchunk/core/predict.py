@@ -298,6 +298,8 @@ class ChainModel:
                 good &= objects <= limits.objects
             if k == 0 and facts.job.blocks:
                 continue
+            if limits.box is not None:
+                good &= rows[:, col.box(k)] * item <= limits.box
             good &= rows[:, col.tasks(k)] <= limits.tasks
             copies_read, copies_write = facts.scratch_copies
             read: Any

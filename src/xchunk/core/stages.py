@@ -89,6 +89,8 @@ class Limits:
     """The fewest bytes that a scratch piece should have; smaller ones call for another stage."""
     scratch: bool = True
     """Whether a scratch array may be used at all."""
+    box: int | None = None
+    """The most bytes of a box; None: what the memory allows."""
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,8 @@ def _room(facts: Facts) -> int:
     # a box is scratch's piece at the most, which is read and written whole
     flight = max(copies * unit, facts.target_copies * facts.target_unit) * facts.in_flight
     worst = max(scratch_read, scratch_write) * facts.in_flight
-    return int(min(room - flight, room / (1 + worst) if facts.limits.scratch else room))
+    most = float("inf") if facts.limits.box is None else facts.limits.box
+    return int(min(room - flight, room / (1 + worst) if facts.limits.scratch else room, most))
 
 
 def _does_not_fit(facts: Facts, budget: MemoryBudget) -> MemoryBudgetError:
