@@ -13,6 +13,7 @@ from zarr.storage import LocalStore
 from xchunk.core.units import format_count
 from xchunk.errors import ResumeMismatchError, TargetExistsError
 from xchunk.storage.beside import Beside
+from xchunk.storage.extending import Extending, beyond, take_back
 from xchunk.storage.journal import Journal
 from xchunk.storage.lease import holder_of
 from xchunk.storage.owned import delete_owned, owned_below, owned_keys
@@ -80,6 +81,7 @@ def clean_target(
     if not dry_run:
         for place, own in ours:
             arrays = _arrays(place)
+            take_back(place)
             delete_owned(place, [k for k in own if not k.startswith(f"{PREFIX}/")], arrays)
             if beside is not None and local_path(place) == beside.folder:
                 beside.repair()
@@ -112,6 +114,8 @@ def _ours(place: Store, beside: Beside | None, *, keep: bool) -> list[str]:
         # an old store that was to be replaced, and is deleted in part already
         return owned_below(place, "")
     keys = owned_below(place, PREFIX)
+    if marker.get("extending"):
+        return sorted({*keys, *beyond(place)})
     is_new = beside is not None and local_path(place) == beside.new
     if state_of(place) == "unfinished" or (is_new and not keep):
         # what belongs to a run whose journal is damaged cannot be told, so that it stays
@@ -149,6 +153,8 @@ def _words(site: Site, beside: Beside | None) -> str:
         "complete": "a complete store",
         "foreign": "nothing of xchunk's",
     }[state_of(site.store)]
+    if Extending.read(site.store) is not None:
+        return "a store to which something was being written; it holds what it held before"
     if state_of(site.store) == "unfinished" and _is_damaged(site.store):
         return (
             f"{words}, whose journal is damaged: only its scratch data are known to be ours; "

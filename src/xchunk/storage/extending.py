@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from xchunk.storage.unpublished import Unpublished
 from xchunk.storage.workspace import Workspace
 from xchunk.storage.zarr_io import get_key, has_key, open_array, put_key, write_units
 
-__all__ = ["Extending", "take_back"]
+__all__ = ["Extending", "beyond", "take_back"]
 
 _ARRAYS = ("zarr.json", ".zarray")
 
@@ -75,27 +75,45 @@ def take_back(store: Store) -> None:
     for key, value in reversed(list(record.old.items())):
         if get_key(store, key) != value:
             put_key(store, key, value)
-    for key, old in record.old.items():
+    delete_owned(store, beyond(store))
+    for path, zarr_format, old, _, axis in _grown(record):
+        array = open_array(store, path, zarr_format, mode="r+")
+        unit = tuple(array.shards or array.chunks)
+        if old[axis] % unit[axis]:
+            _write_edge(array, ZarrRef(store, path, zarr_format), old, unit, axis)
+
+
+def beyond(store: Store) -> list[str]:
+    """List the chunks that a stopped append has written beyond the end of what there was."""
+    record = Extending.read(store)
+    if record is None or record.is_committed(store):
+        return []
+    out = []
+    for path, zarr_format, old, _, axis in _grown(record):
+        array = open_array(store, path, zarr_format, mode="r")
+        first = ceildiv(old[axis], (array.shards or array.chunks)[axis])
+        for key in owned_keys(store, [path]):
+            index = _index(array, path, key)
+            if index is not None and index[axis] >= first:
+                out.append(key)
+    return out
+
+
+def _grown(
+    record: Extending,
+) -> Iterator[tuple[str, int, tuple[int, ...], tuple[int, ...], int]]:
+    """Yield path, format, old and new shape, and the axis that grows, of each array that does."""
+    for key, raw in record.old.items():
         path, _, name = key.rpartition("/")
-        if name in _ARRAYS and path and key in record.new:
-            shapes = [tuple(json.loads(raw)["shape"]) for raw in (old, record.new[key])]
-            if shapes[0] != shapes[1]:
-                _shorten(store, path, 3 if name == "zarr.json" else 2, *shapes)
-
-
-def _shorten(
-    store: Store, path: str, zarr_format: int, old: tuple[int, ...], new: tuple[int, ...]
-) -> None:
-    array = open_array(store, path, zarr_format, mode="r+")
-    unit = tuple(array.shards or array.chunks)
-    (axis,) = (i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b)
-    beyond = ceildiv(old[axis], unit[axis])
-    found = {key: _index(array, path, key) for key in owned_keys(store, [path])}
-    delete_owned(
-        store, [k for k, index in found.items() if index is not None and index[axis] >= beyond]
-    )
-    if old[axis] % unit[axis]:
-        _write_edge(array, ZarrRef(store, path, zarr_format), old, unit, axis)
+        if name not in _ARRAYS or not path or key not in record.new:
+            continue
+        documents = [json.loads(document) for document in (raw, record.new[key])]
+        if any("shape" not in document for document in documents):
+            continue
+        old, new = (tuple(document["shape"]) for document in documents)
+        axes = [i for i, (a, b) in enumerate(zip(old, new, strict=True)) if a != b]
+        if axes:
+            yield path, 3 if name == "zarr.json" else 2, old, new, axes[0]
 
 
 def _write_edge(
