@@ -103,16 +103,13 @@ def layout_axes(
     ax.set_xlim(left - 0.02 * width, left + 1.02 * width)
     ax.set_ylim(top + 1.02 * height, top - 0.02 * height)
     ax.set_aspect("equal")
-    ax.set_axis_off()
+    ax.set(xticks=[], yticks=[], facecolor="none")
+    ax.spines[:].set_visible(False)
     ax.set_title(layout.name)
     notes = captions.drawn_notes(layout, scene.drawn, scene.is_true, scene.is_dense)
     if spans is not None:
         notes.insert(0, captions.touched(layout, spans))
-    below = "\n".join(filter(None, notes))
-    ax.annotate(
-        below, (0.5, 0), (0, -4), "axes fraction", "offset points",
-        ha="center", va="top", fontsize="small", annotation_clip=False,
-    )  # fmt: skip
+    ax.set_xlabel("\n".join(filter(None, notes)), fontsize="small")
     ax.legend(handles=list(seen.values()), frameon=False, fontsize="small", loc="best")
     return ax
 
@@ -216,10 +213,8 @@ def plan_axes(plan: RechunkPlan, *, ax: Axes | None = None) -> Axes:
             )  # fmt: skip
             named.add(stage.kind)
             if span * scale > 0.08 * plan.seconds:
-                ax.annotate(
-                    array.name, (start + span * scale / 2, held + grown), ha="center", va="bottom",
-                    fontsize="small",
-                )  # fmt: skip
+                middle = start + span * scale / 2, held + grown / 2
+                ax.annotate(array.name, middle, ha="center", va="center", fontsize="small")
             start += span * scale
     if held:
         ax.axhspan(0, held, color="#9aa5b1", alpha=0.5, gid="held", label="held before any data")
@@ -294,15 +289,8 @@ def _cost(suggestion: Suggestion, v: VariableSuggestion, ax: Axes | None) -> Axe
     _, layout, colour, seconds = curves[-1]
     block = _block_nbytes(v)
     if seconds is not None:
-        ax.plot(
-            [block], [seconds], "o", color=RED, markersize=8, label="chosen", gid="chosen",
-            zorder=5,
-        )  # fmt: skip
-        ax.annotate(
-            f"{format_bytes(block)}\n{format_seconds(seconds)}", (block, seconds), (10, 8),
-            textcoords="offset points", fontsize="small",
-        )  # fmt: skip
-    ax.set(xscale="log", yscale="log", title=f"{v.name}: {suggestion.access}")
+        _chosen(ax, block, seconds)
+    ax.set(title=f"{v.name}: {suggestion.access}")
     ax.set(xlabel="size of a dask block", ylabel="predicted time of a pass (s)")
     bytes_on(ax.xaxis)
     ax.legend(frameon=False, fontsize="small")
@@ -324,21 +312,24 @@ def _outcomes(suggestion: Suggestion, ax: Axes | None) -> Axes:
             )  # fmt: skip
     p = suggestion.prediction
     if p is not None:
-        ax.plot([p.block], [p.seconds], "o", color=RED, label="chosen", gid="chosen", zorder=5)
-        ax.annotate(
-            f"{format_bytes(p.block)}\n{format_seconds(p.seconds)}", (p.block, p.seconds), (10, 8),
-            textcoords="offset points", fontsize="small",
-        )  # fmt: skip
-    ax.set(xscale="log", yscale="log", title=suggestion.access)
+        _chosen(ax, p.block, p.seconds)
+    ax.set(title=suggestion.access)
     ax.set(xlabel="largest part that is read at once", ylabel="predicted time (s)")
     bytes_on(ax.xaxis)
     ax.legend(frameon=False, fontsize="small")
     return ax
 
 
+def _chosen(ax: Axes, block: float, seconds: float) -> None:
+    """Mark the chosen point; its figures stand in the legend, where they cover nothing."""
+    label = f"chosen: {format_bytes(block)}, {format_seconds(seconds)}"
+    ax.plot([block], [seconds], "o", color=RED, markersize=8, label=label, gid="chosen", zorder=5)
+    ax.set(xscale="log", yscale="log")
+
+
 def _before_and_after(suggestion: Suggestion, v: VariableSuggestion, axes: Any) -> Any:
     if axes is None:
-        _, axes = pyplot().subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+        _, axes = pyplot().subplots(1, 2, figsize=(9, 4), layout="constrained")
     if len(axes) != 2:
         raise InvalidChunksError("before and after are drawn in two Axes; give ax=(left, right).")
     pattern = max(suggestion.patterns, key=lambda p: p.weight, default=None)
