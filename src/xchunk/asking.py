@@ -16,6 +16,7 @@ from xchunk.errors import InvalidChunksError
 if TYPE_CHECKING:
     from xchunk.core.cost import Rates
     from xchunk.core.findings import CheckReport
+    from xchunk.core.graphs import GraphReport
     from xchunk.core.measured import MeasuredRates
     from xchunk.core.memory import MemoryBudget
     from xchunk.core.rechunking import RechunkComparison
@@ -294,3 +295,51 @@ class Asking(Generic[T]):
 
         budget = self.budget(memory, max_mem)
         return shown(compare_rechunk(self._groups(), what, budget, variable=variable, rates=rates))
+
+    def graph(
+        self,
+        *,
+        workload: Callable[[T], Any] | None = None,
+        memory: ByteSize | None = None,
+        max_mem: ByteSize | None = None,
+        rates: Rates | None = None,
+    ) -> GraphReport:
+        """Tell what dask's graph of this object holds before it runs.
+
+        Parameters
+        ----------
+        workload : callable, optional
+            What will be computed, as a function of the object that returns something lazy. Its
+            graph is built, with larger and smaller blocks too, on stand-ins for what is
+            stored; without it, the graph is the object's own, and other blocks are estimated.
+        memory, max_mem : int or str, optional
+            As in `budget`.
+        rates : Rates, optional
+            How fast the store and the codecs are, as `probe` measures it; defaults otherwise.
+
+        Returns
+        -------
+        GraphReport
+            Tasks of each layer, where it widens, aggregates and rechunks, the longest chain,
+            bytes in and out, the predicted peak, and what other chunks would change. Nothing
+            is computed.
+
+        Raises
+        ------
+        InvalidChunksError
+            If nothing is lazy, or the workload fails.
+        """
+        from xchunk.formatting import shown
+
+        budget = self.budget(memory, max_mem)
+        if workload is not None:
+            from xchunk.diagnose.resized import graph_of_workload
+
+            return shown(
+                graph_of_workload(
+                    self._groups(), workload, self._back, budget=budget, rates=rates
+                )
+            )
+        from xchunk.diagnose.graph import graph_report
+
+        return shown(graph_report(self._obj, budget=budget, rates=rates))

@@ -12,11 +12,16 @@ from xchunk._typing import ByteSize, ProgressLike
 from xchunk.errors import SourceError
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from xchunk.batching.report import BatchReport
     from xchunk.cleaning import Cleaning
+    from xchunk.core.cost import Rates
+    from xchunk.core.graphs import GraphReport
+    from xchunk.diagnose.observe import Observation
     from xchunk.proof import Proof
 
-__all__ = ["batch", "clean", "verify"]
+__all__ = ["batch", "clean", "graph", "observe", "verify"]
 
 
 def batch(
@@ -202,3 +207,82 @@ def clean(
     from xchunk.cleaning import clean_target
 
     return clean_target(target, dry_run=dry_run, storage_options=storage_options)
+
+
+def graph(
+    result: Any,
+    *,
+    memory: ByteSize | None = None,
+    max_mem: ByteSize | None = None,
+    rates: Rates | None = None,
+) -> GraphReport:
+    """Tell what the graph of a lazy result holds before it runs.
+
+    Parameters
+    ----------
+    result : Dataset, DataArray, DataTree or dask array
+        What will be computed.
+    memory, max_mem : int or str, optional
+        As in ``ds.chunking.budget``.
+    rates : Rates, optional
+        How fast the store and the codecs are, as ``ds.chunking.probe`` measures it.
+
+    Returns
+    -------
+    GraphReport
+        Tasks of each layer, where it widens, aggregates and rechunks, the longest chain, bytes in
+        and out, the predicted peak, and what other chunks would change. Nothing is computed.
+
+    Raises
+    ------
+    InvalidChunksError
+        If there is nothing lazy in it.
+
+    Examples
+    --------
+    >>> xchunk.graph(ds.t2m.mean("time"))  # doctest: +SKIP
+    """
+    from xchunk.diagnose.graph import graph_report
+    from xchunk.engine.budget import detect_budget
+    from xchunk.engine.run import current_client
+    from xchunk.formatting import shown
+
+    budget = detect_budget(memory, max_mem, client=current_client())
+    return shown(graph_report(result, budget=budget, rates=rates))
+
+
+def observe(*, rates: Rates | None = None, client: Client | None = None) -> Observation:
+    """Watch what dask runs within a ``with`` block, to explain it afterwards.
+
+    The active ``distributed.Client`` is watched, or dask's local schedulers where there is none:
+    what ran when and on which thread, transfers, spills and idle time, the memory of each
+    worker, and what the threads waited for. It takes less than 3 % of the CPU time.
+
+    Parameters
+    ----------
+    rates : Rates, optional
+        What ``ds.chunking.probe`` measured; it sharpens the explanation.
+    client : distributed.Client, optional
+        The cluster that is watched, where it is not the active one.
+
+    Returns
+    -------
+    Observation
+        To be used as ``with xchunk.observe() as seen: ...``. Afterwards ``seen.explain()`` says
+        what it means and what to change; ``seen.save("seen.html")`` keeps it.
+
+    Raises
+    ------
+    InvalidChunksError
+        If the client is an asynchronous one, or the rates are none.
+
+    Examples
+    --------
+    >>> with xchunk.observe() as seen:  # doctest: +SKIP
+    ...     ds.t2m.mean("time").compute()
+    >>> print(seen.explain())  # doctest: +SKIP
+    """
+    from xchunk.diagnose.observe import Observation
+    from xchunk.formatting import shown
+
+    return shown(Observation(rates=rates, client=client))

@@ -282,9 +282,11 @@ def _requests(subject: _Subject, all_raw: int) -> ZarrRequests | FileRequests:
     try:
         if isinstance(ref, ZarrRef):
             return ZarrRequests(ref, TimedStore(ref.store), subject.stored.info.dtype)
-        return FileRequests(ref, subject.stored, all_raw)
+        if isinstance(ref, FileRef):
+            return FileRequests(ref, subject.stored, all_raw)
     except (OSError, ValueError, KeyError) as error:
         raise SourceError(f"{subject.name!r} cannot be read ({error}).") from error
+    raise SourceError(f"{subject.name!r} is spliced of two stores, of which neither is measured.")
 
 
 def _overhead(subject: _Subject) -> float:

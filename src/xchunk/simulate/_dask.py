@@ -9,12 +9,13 @@ nothing but the prediction is missing.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import dask
+import dask.array as da
 from dask.base import compute
 
 from xchunk.errors import InvalidChunksError
@@ -33,6 +34,7 @@ __all__ = [
     "catch",
     "fused",
     "ordered",
+    "part_of",
 ]
 
 Key: TypeAlias = Hashable
@@ -105,6 +107,14 @@ def capture(*lazy: Any) -> Graph:
         "there is nothing to predict: the result is computed already, or was never lazy. "
         "Give a result whose data are dask arrays."
     )
+
+
+def part_of(graph: Any, keys: Sequence[Key]) -> Graph:
+    """Take the part of an array's graph that some keys need, fused as dask would."""
+    wanted = list(keys)
+    merged = da.optimize(graph, wanted)
+    nodes = convert_legacy_graph(dict(merged))
+    return Graph(_reached(nodes, wanted), frozenset(wanted))
 
 
 def catch(function: Callable[[Any], Any], argument: Any) -> Any:

@@ -1,0 +1,378 @@
+"""What a task graph holds, in numbers and in sentences; nothing of it has run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from xchunk.core.cost import Rates
+from xchunk.core.memory import MemoryBudget
+from xchunk.core.units import format_bytes, format_count, format_seconds
+from xchunk.core.workload import Prediction
+
+__all__ = [
+    "FACTORS",
+    "ChunkSize",
+    "GraphReport",
+    "Layer",
+    "Role",
+    "layer_of",
+    "scaled_tasks",
+    "sizes_of",
+]
+
+#: What a layer does with the blocks before it.
+Role: TypeAlias = Literal[
+    "read", "create", "map", "aggregate", "widen", "overlap", "rechunk", "write"
+]
+
+#: By how much blocks are made larger to show how the number of tasks changes.
+FACTORS = (0.5, 1.0, 2.0, 4.0)
+
+#: Differences between numbers of tasks that are none.
+_SAME = 0.05
+
+#: Tasks beyond which a scheduler is noticed, and the bytes of a block below which it is in vain.
+_MANY, _SMALL_BLOCK = 10_000, 16_000_000
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operation of a graph."""
+
+    name: str
+    """What dask calls it, without its token."""
+    tasks: int
+    """Its tasks, before any are fused."""
+    before: int
+    """Tasks of the largest layer that it takes its blocks from; 0 where there is none."""
+    role: Role
+    """What it does with the blocks before it."""
+    fan_in: int | None = None
+    """Blocks that one of its tasks takes, at the most; None where it was not looked at."""
+
+    @property
+    def sentence(self) -> str:
+        """Say in words what it does."""
+        many = format_count(self.tasks)
+        tasks = f"{many} task" + ("" if self.tasks == 1 else "s")
+        each = self.fan_in or max(1, math.ceil(self.before / max(1, self.tasks)))
+        wide = self.tasks / max(1, self.before)
+        return {
+            "read": f"{tasks} read blocks of what is stored.",
+            "create": f"{tasks} make blocks out of nothing stored.",
+            "map": f"{tasks}, one for each block before it; these are fused where they can be.",
+            "aggregate": f"It aggregates: {format_count(self.before)} blocks become {many}, "
+            f"up to {format_count(each)} in one task.",
+            "widen": f"It widens: {format_count(self.before)} blocks become {many}, "
+            f"{wide:.1f} for each.",
+            "overlap": f"{tasks} give blocks the edges of their neighbours, which are copied.",
+            "rechunk": f"It rechunks: {tasks} cut {format_count(self.before)} blocks up and put "
+            "them together in other shapes; blocks of both shapes are held at once.",
+            "write": f"{tasks} write or hand over a block each.",
+        }[self.role]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the layer as JSON types."""
+        return {
+            "name": self.name,
+            "tasks": self.tasks,
+            "before": self.before,
+            "role": self.role,
+            "fan_in": self.fan_in,
+            "sentence": self.sentence,
+        }
+
+
+def layer_of(
+    name: str, tasks: int, before: int, *, stored: bool = False, fan_in: int | None = None
+) -> Layer:
+    """Tell what a layer does from its name and from the numbers of tasks.
+
+    Parameters
+    ----------
+    name : str
+        What dask calls it, without its token.
+    tasks, before : int
+        Its tasks, and those of the largest layer that it takes its blocks from.
+    stored : bool
+        Whether it takes them from a stored array.
+    fan_in : int, optional
+        Blocks that one of its tasks takes, at the most.
+    """
+    role: Role
+    if not before:
+        role = "read" if stored else "create"
+    elif name.startswith(("rechunk", "shuffle", "p2p")):
+        role = "rechunk"
+    elif name.startswith(("overlap", "trim")) and tasks >= before:
+        role = "overlap"
+    elif name.startswith("store"):
+        role = "write"
+    elif tasks < (1 - _SAME) * before:
+        role = "aggregate"
+    elif tasks > (1 + _SAME) * before:
+        role = "widen"
+    else:
+        role = "map"
+    return Layer(name, tasks, before, role, fan_in)
+
+
+@dataclass(frozen=True)
+class ChunkSize:
+    """What becomes of a graph when all blocks are larger or smaller."""
+
+    factor: float
+    """Size of a block by the size that it has."""
+    block: int
+    """Bytes of one block that is read."""
+    input_tasks: int
+    """Tasks that read or make blocks."""
+    tasks: int
+    """Tasks in all, before any are fused."""
+    scheduling: float
+    """Seconds that a scheduler takes for them."""
+    exact: bool = False
+    """Whether the graph was built with these blocks; else it is an estimate."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as JSON types."""
+        return {
+            "factor": self.factor,
+            "block": self.block,
+            "input_tasks": self.input_tasks,
+            "tasks": self.tasks,
+            "scheduling": self.scheduling,
+            "exact": self.exact,
+        }
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """What a lazy result's graph holds before it runs."""
+
+    layers: tuple[Layer, ...]
+    """The operations, inputs first."""
+    run_tasks: int
+    """Tasks that a scheduler runs, after dask has fused and culled them."""
+    outputs: int
+    """Blocks of the result."""
+    critical: int
+    """Tasks of the longest chain, each of which waits for the one before."""
+    nbytes_out: int
+    """Bytes of the result."""
+    blocks: tuple[int, ...] = ()
+    """Blocks along each dim of the largest array that is read or made."""
+    prediction: Prediction | None = None
+    """What running it would take; None where it was not predicted."""
+    part: float = 1.0
+    """The part of the graph that was looked at task by task."""
+    budget: MemoryBudget | None = None
+    """What the tasks of one worker may take."""
+    sizes: tuple[ChunkSize, ...] = ()
+    """What becomes of it with larger and smaller blocks."""
+    source: str = ""
+    """What it is the graph of, in words."""
+    notes: tuple[str, ...] = ()
+    """What limits the numbers."""
+
+    @property
+    def tasks(self) -> int:
+        """Tasks as they were written, before any are fused."""
+        return sum(layer.tasks for layer in self.layers)
+
+    @property
+    def input_tasks(self) -> int:
+        """Tasks that read or make blocks."""
+        return sum(layer.tasks for layer in self.layers if layer.role in ("read", "create"))
+
+    @property
+    def rechunks(self) -> tuple[Layer, ...]:
+        """The layers that rechunk."""
+        return tuple(layer for layer in self.layers if layer.role == "rechunk")
+
+    @property
+    def widens(self) -> tuple[Layer, ...]:
+        """The layers with more blocks than those before them."""
+        return tuple(layer for layer in self.layers if layer.role == "widen")
+
+    @property
+    def aggregates(self) -> tuple[Layer, ...]:
+        """The layers with fewer blocks than those before them."""
+        return tuple(layer for layer in self.layers if layer.role == "aggregate")
+
+    @property
+    def nbytes_in(self) -> int | None:
+        """Bytes decoded from what is stored; None where it was not predicted."""
+        return None if self.prediction is None else self.prediction.nbytes_read
+
+    @property
+    def peak(self) -> int | None:
+        """Bytes by which a process, or the fullest worker, grows; None: not predicted."""
+        return None if self.prediction is None else self.prediction.peak
+
+    @property
+    def says(self) -> tuple[str, ...]:
+        """Say in sentences what stands out."""
+        return tuple(_says(self))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        return {
+            "source": self.source,
+            "tasks": self.tasks,
+            "run_tasks": self.run_tasks,
+            "input_tasks": self.input_tasks,
+            "outputs": self.outputs,
+            "critical": self.critical,
+            "nbytes_in": self.nbytes_in,
+            "nbytes_out": self.nbytes_out,
+            "peak": self.peak,
+            "part": self.part,
+            "blocks": list(self.blocks),
+            "layers": [layer.to_dict() for layer in self.layers],
+            "sizes": [size.to_dict() for size in self.sizes],
+            "prediction": None if self.prediction is None else self.prediction.to_dict(),
+            "budget": None if self.budget is None else self.budget.to_dict(),
+            "says": list(self.says),
+            "notes": list(self.notes),
+        }
+
+
+def scaled_tasks(layers: Sequence[Layer], blocks: Sequence[int], factor: float) -> tuple[int, int]:
+    """Estimate the tasks with blocks that are larger by a factor, and those that are inputs.
+
+    The dim with the most blocks is cut less, or more. What a layer has for the other dims
+    stays, so that aggregations do not shrink as inputs do.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        The operations.
+    blocks : sequence of int
+        Blocks along each dim of what is read.
+    factor : float
+        Size of a block by the size that it has.
+    """
+    counts = [max(1, n) for n in blocks] or [1]
+    others = math.prod(counts) // max(counts)
+    before, left = math.prod(counts), factor
+    while left > 1 and max(counts) > 1:
+        i = counts.index(max(counts))
+        step = min(2.0, left)
+        counts[i] = max(1, math.ceil(counts[i] / step))
+        left /= step
+    if factor < 1:
+        counts[counts.index(max(counts))] = math.ceil(max(counts) / factor)
+    ratio = math.prod(counts) / before
+    tasks = inputs = 0
+    for layer in layers:
+        stays = 0 if layer.role in ("read", "create") else min(layer.tasks, others)
+        own = max(1, stays, round(layer.tasks * ratio)) if ratio < 1 else layer.tasks
+        if ratio > 1 and layer.tasks > stays:
+            own = round(layer.tasks * ratio)
+        tasks += own
+        inputs += own if layer.role in ("read", "create") else 0
+    return tasks, inputs
+
+
+def sizes_of(
+    layers: Sequence[Layer], blocks: Sequence[int], block: int, rates: Rates
+) -> tuple[ChunkSize, ...]:
+    """Estimate what becomes of a graph with larger and smaller blocks.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        The operations.
+    blocks : sequence of int
+        Blocks along each dim of what is read.
+    block : int
+        Bytes of one of these.
+    rates : Rates
+        How long a scheduler takes for a task.
+    """
+    rows = []
+    for factor in FACTORS:
+        tasks, inputs = scaled_tasks(layers, blocks, factor)
+        rows.append(ChunkSize(factor, round(block * factor), inputs, tasks, tasks * rates.task))
+    return tuple(rows)
+
+
+def _says(r: GraphReport) -> list[str]:
+    out = [_general(r)]
+    slots = 1 if r.budget is None else r.budget.slots
+    p = r.prediction
+    block = r.sizes[_at_one(r)].block if r.sizes else (p.block if p else 0)
+    if r.tasks > _MANY and 0 < block < _SMALL_BLOCK:
+        out.append(
+            f"There are {format_count(r.tasks)} tasks for blocks of {format_bytes(block)}: the "
+            "scheduler may take as long as the work. Larger blocks make fewer tasks."
+        )
+    if 0 < r.input_tasks < slots:
+        out.append(
+            f"Only {r.input_tasks} of {slots} threads find something to read: smaller blocks "
+            "would let all of them work."
+        )
+    if r.rechunks:
+        names = ", ".join(dict.fromkeys(layer.name for layer in r.rechunks))
+        share = sum(layer.tasks for layer in r.rechunks) / max(1, r.tasks)
+        out.append(
+            f"{len(r.rechunks)} of the layers rechunk ({names}; {share:.0%} of the tasks). Where "
+            "that is not wanted, open the data in the blocks that are needed; for archives that "
+            "are read often, ds.chunking.compare_rechunk() tells what each way takes."
+        )
+    if p is not None and p.amplification > 1.2:
+        out.append(
+            f"Stored chunks are decoded {p.amplification:.1f} times on average: blocks that "
+            "follow the stored chunks would decode each once."
+        )
+    if p is not None and r.budget is not None:
+        out.append(_memory(p, r.budget))
+    if r.sizes and len(r.sizes) > 2:
+        out.append(_not_linear(r))
+    return out
+
+
+def _at_one(r: GraphReport) -> int:
+    return next((i for i, s in enumerate(r.sizes) if s.factor == 1), 0)
+
+
+def _general(r: GraphReport) -> str:
+    p = r.prediction
+    text = (
+        f"{format_count(r.input_tasks)} input tasks grow to {format_count(r.tasks)} in "
+        f"{len(r.layers)} layers and end in {format_count(r.outputs)} "
+        f"{'block' if r.outputs == 1 else 'blocks'}; fused, "
+        f"{format_count(r.run_tasks)} run. The longest chain has {format_count(r.critical)}"
+    )
+    if p is not None and p.critical > 0:
+        text += f", about {format_seconds(p.critical)} that no number of workers makes shorter"
+    return text + "."
+
+
+def _memory(p: Prediction, budget: MemoryBudget) -> str:
+    part = p.peak / max(1, budget.max_mem)
+    who = "The fullest worker" if p.workers > 1 else "The process"
+    text = (
+        f"{who} is predicted to grow by {format_bytes(p.peak)}, {part:.0%} of what it may "
+        f"({format_bytes(budget.max_mem)})"
+    )
+    if part > 1:
+        return text + ": it does not fit. Take smaller blocks or fewer threads."
+    return text + "."
+
+
+def _not_linear(r: GraphReport) -> str:
+    one, last = r.sizes[_at_one(r)], r.sizes[-1]
+    fewer = one.tasks / max(1, last.tasks)
+    about = "" if last.exact else "about "
+    text = (
+        f"With blocks {last.factor:g} times as large there are {about}{format_count(last.tasks)} "
+        f"tasks, {fewer:.1f} times fewer"
+    )
+    if fewer < 0.9 * last.factor:
+        text += ": not in proportion, since what combines blocks does not shrink as they do"
+    return text + "."
