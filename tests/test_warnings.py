@@ -64,7 +64,7 @@ def test_the_command_line_says_it_once(packed: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr()
     assert said.out.count("float32 scale_factor") == 1
     assert "float32 scale_factor" not in said.err
-    call = ["rechunk", str(packed), "o.zarr", "--chunks", "t=-1", "--overwrite", "--quiet"]
+    call = ["rechunk", str(packed), "o.zarr", "--chunks", "t=-1", "--overwrite", "--json"]
     assert cli.run(call) == 0
     assert capsys.readouterr().err.count("float32 scale_factor") == 1
 

@@ -26,6 +26,7 @@ from xchunk.engine.run import (
 from xchunk.errors import ResumeMismatchError, SourceError, StageFailedError, XchunkWarning
 from xchunk.resume import Standing, compare
 from xchunk.storage.assemble import Assembled
+from xchunk.storage.durable import Confirming, flush
 from xchunk.storage.journal import Header, Journal
 from xchunk.storage.lease import lease
 from xchunk.storage.owned import forget, sweep_partials
@@ -104,7 +105,7 @@ class Rechunk:
                 if not complete:
                     chains = self._begin(store)
                     began = True
-                    self._copy_boxes(chains, report)
+                    self._copy_boxes(store, chains, report)
                     held.check()
                     self._commit(store)
                 final = site.publish(store)
@@ -120,6 +121,7 @@ class Rechunk:
                     raise StageFailedError(f"{_failed(error)} {_hint(site.store)}") from error
                 raise
             try:
+                flush([final])
                 # from here on the journal cannot tell any more whose this is
                 Workspace(final).create(target=self.plan.target, committed=self.header.digest)
                 Workspace(final).clear()
@@ -148,6 +150,8 @@ class Rechunk:
                 place.create(target=self.plan.target)
         for path in standing.changed:
             forget(store, path)
+        if standing.earlier is not None:
+            journal.forget_doubtful(standing.earlier)
         journal.write(self.header, version=__version__)
         write_arrays(store, self.metadata)
         client = current_client()
@@ -195,17 +199,20 @@ class Rechunk:
         except Exception:  # noqa: BLE001 - where it cannot be told, nothing is deleted
             return True
 
-    def _copy_boxes(self, chains: Sequence[Chain], report: Report | None) -> None:
+    def _copy_boxes(self, store: Store, chains: Sequence[Chain], report: Report | None) -> None:
         if report is not None:
             for chain in chains:
                 for stage, done in zip(chain.stages, chain.finished, strict=False):
                     for box in sorted(done):
                         report(stage.label, box, 0)
         run = run_chains if self.engine is None else self.engine.run
-        run(chains, threads=self.allowed.threads, client=current_client(), report=report)
+        journal, stores = Journal(store), (store, self.scratch)
+        with Confirming(lambda: journal.confirm([self.scratch]), stores):
+            run(chains, threads=self.allowed.threads, client=current_client(), report=report)
 
     def _commit(self, store: Store) -> None:
         sweep_partials(store, [c.assembled.path for c in self.copies], self.metadata.groups)
+        flush([store])
         commit(store, self.metadata)
 
     def _chain(
@@ -248,6 +255,7 @@ class Rechunk:
             source = target
 
         def clean() -> None:
+            journal.drop_scratch(facts)
             for scratch in scratches:
                 workspace.remove_scratch(scratch)
 

@@ -15,7 +15,7 @@ from xchunk.core.plan import ArrayPlan
 from xchunk.core.units import format_count
 from xchunk.errors import ResumeMismatchError, TargetExistsError
 from xchunk.storage.fingerprint import source_facts, without_secrets
-from xchunk.storage.journal import Facts, Header, Journal, committed_digest, differences
+from xchunk.storage.journal import Header, Journal, committed_digest, differences
 from xchunk.storage.site import Site, state_of
 from xchunk.storage.stores import describe, open_store, reaching
 from xchunk.storage.target import TargetArray, TargetMetadata
@@ -173,9 +173,7 @@ def compare(journal: Journal, now: Header) -> Standing:
     for path, facts in earlier.arrays.items():
         wanted = now.arrays.get(path)
         if wanted == facts:
-            finished[path] = tuple(
-                journal.marks(facts, number).read() for number in range(len(_stages(facts)))
-            )
+            finished[path] = journal.finished(earlier, facts)
         elif not journal.has_boxes(facts):
             changed.append(path)
         elif wanted is None:
@@ -191,10 +189,6 @@ def compare(journal: Journal, now: Header) -> Standing:
             "target."
         )
     return Standing(earlier, finished, tuple(changed))
-
-
-def _stages(facts: Facts) -> Sequence[Any]:
-    return list(facts["plan"]["stages"])
 
 
 def refuse_other(site: Site, digest: str) -> None:

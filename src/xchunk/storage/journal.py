@@ -3,6 +3,7 @@
 It lies below ``.xchunk/journal`` in the store in which the target is made:
 
 * ``header.json`` holds the facts of every array (source, plan, target), with a digest.
+* ``confirmed.json`` names boxes whose data were flushed to the disk (`xchunk.storage.durable`).
 * ``<digest of the array's facts>/<stage>/<box>`` is put when the data of a box are written,
   by the task that wrote them. What it holds is made of the same digest, so that a damaged
   record, or one of another source or plan, counts for nothing: its box is copied again.
@@ -16,16 +17,25 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from zarr.abc.store import Store
 
 from xchunk.errors import ResumeMismatchError
-from xchunk.storage.stores import is_zarr
+from xchunk.storage.durable import boot, flush, put_durably
+from xchunk.storage.stores import is_zarr, local_path
 from xchunk.storage.workspace import PREFIX, Workspace
-from xchunk.storage.zarr_io import delete_prefix, get_key, get_keys, list_prefix, put_key
+from xchunk.storage.zarr_io import (
+    delete_keys,
+    delete_prefix,
+    get_key,
+    get_keys,
+    has_key,
+    list_prefix,
+    put_key,
+)
 
 __all__ = ["BoxMarks", "Facts", "Header", "Journal", "committed_digest", "differences"]
 
@@ -35,6 +45,7 @@ FORMAT = 1
 Facts = Mapping[str, Any]
 
 _HEADER = f"{PREFIX}/journal/header.json"
+_CONFIRMED = f"{PREFIX}/journal/confirmed.json"
 
 
 def digest_of(facts: Facts) -> str:
@@ -55,8 +66,13 @@ class BoxMarks:
     """Number of the stage."""
 
     @property
+    def name(self) -> str:
+        """What tells these boxes from those of other stages and arrays."""
+        return f"{self.digest[:32]}/{self.stage}"
+
+    @property
     def _prefix(self) -> str:
-        return f"{PREFIX}/journal/{self.digest[:32]}/{self.stage}"
+        return f"{PREFIX}/journal/{self.name}"
 
     def _record(self, box: int) -> bytes:
         return f"{self.digest}:{self.stage}:{box}".encode()
@@ -64,6 +80,10 @@ class BoxMarks:
     def put(self, box: int) -> None:
         """Note that a box is written; its data have to be."""
         put_key(self.store, f"{self._prefix}/{box}", self._record(box))
+
+    def delete(self, boxes: Iterable[int]) -> None:
+        """Take back that these boxes are written."""
+        delete_keys(self.store, [f"{self._prefix}/{box}" for box in boxes])
 
     def read(self) -> frozenset[int]:
         """Return the boxes that are noted as written; what is damaged counts for nothing."""
@@ -90,6 +110,8 @@ class Header:
     """Digest of the groups' metadata."""
     budget: Mapping[str, Any] = field(default_factory=dict)
     """The budget by which it was planned."""
+    boot: str = field(default="", compare=False)
+    """Which boot of the machine it was written in, where the store is local."""
 
     @property
     def digest(self) -> str:
@@ -128,7 +150,11 @@ class Journal:
                     "(--no-resume) to start anew."
                 )
             return Header(
-                dict(body["arrays"]), tuple(body["groups"]), body["documents"], dict(body["budget"])
+                dict(body["arrays"]),
+                tuple(body["groups"]),
+                body["documents"],
+                dict(body["budget"]),
+                str(body.get("boot", "")),
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             if isinstance(error, ResumeMismatchError):
@@ -148,13 +174,74 @@ class Journal:
             "groups": list(header.groups),
             "documents": header.documents,
             "budget": dict(header.budget),
+            "boot": "" if local_path(self.store) is None else boot(),
         }
         document = {"digest": digest_of(body), "body": body}
-        put_key(self.store, _HEADER, json.dumps(document, allow_nan=False).encode())
+        put_durably(self.store, _HEADER, json.dumps(document, allow_nan=False).encode())
 
     def marks(self, facts: Facts, stage: int) -> BoxMarks:
         """Return where the boxes of one stage of an array are noted."""
         return BoxMarks(self.store, digest_of(facts), stage)
+
+    def finished(self, header: Header, facts: Facts) -> tuple[frozenset[int], ...]:
+        """Return the boxes of each stage of an array whose data are surely written.
+
+        Those that were noted in another boot of the machine count where a flush confirmed them.
+        """
+        marks = [self.marks(facts, i) for i in range(len(facts["plan"]["stages"]))]
+        found = [m.read() for m in marks]
+        if header.boot in ("", boot()):
+            return tuple(found)
+        known = self._confirmed()
+        sure = [f & known.get(m.name, frozenset()) for f, m in zip(found, marks, strict=True)]
+        if has_key(self.store, self._dropped(facts)) and sure[-1] != found[-1]:
+            # what was confirmed of scratch was deleted, and what was made of it is in doubt
+            sure[:-1] = [frozenset()] * (len(sure) - 1)
+        return tuple(sure)
+
+    def drop_scratch(self, facts: Facts) -> None:
+        """Note that the scratch data of an array are about to be deleted."""
+        put_durably(self.store, self._dropped(facts), b"1")
+
+    @staticmethod
+    def _dropped(facts: Facts) -> str:
+        return f"{PREFIX}/journal/{digest_of(facts)[:32]}/dropped"
+
+    def confirm(self, stores: Iterable[Store | None] = ()) -> None:
+        """Flush what is written, here and in other stores, and name the boxes that it confirms."""
+        names: dict[str, set[int]] = {}
+        for key in list_prefix(self.store, f"{PREFIX}/journal/"):
+            box = _number(key)
+            if box is not None:
+                names.setdefault("/".join(key.split("/")[-3:-1]), set()).add(box)
+        flush([self.store, *stores])
+        body = {name: _ranges(boxes) for name, boxes in sorted(names.items())}
+        document = {"digest": digest_of(body), "body": body}
+        put_durably(self.store, _CONFIRMED, json.dumps(document).encode())
+
+    def _confirmed(self) -> dict[str, frozenset[int]]:
+        raw = get_key(self.store, _CONFIRMED)
+        try:
+            document = json.loads(raw or b"{}")
+            body = document["body"]
+            if document["digest"] != digest_of(body):
+                return {}
+            return {
+                str(name): frozenset(i for first, last in pairs for i in range(first, last + 1))
+                for name, pairs in body.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return {}
+
+    def forget_doubtful(self, header: Header) -> None:
+        """Delete the notes of another boot that nothing confirms, before this run adds its own."""
+        if header.boot in ("", boot()):
+            return
+        for facts in header.arrays.values():
+            for stage, sure in enumerate(self.finished(header, facts)):
+                marks = self.marks(facts, stage)
+                marks.delete(marks.read() - sure)
+            delete_keys(self.store, [self._dropped(facts)])
 
     def has_boxes(self, facts: Facts) -> bool:
         """Tell whether any box of an array is noted as written."""
@@ -163,6 +250,17 @@ class Journal:
     def forget(self, facts: Facts) -> None:
         """Delete the notes of one array, before its data are."""
         delete_prefix(self.store, f"{PREFIX}/journal/{digest_of(facts)[:32]}")
+
+
+def _ranges(boxes: Iterable[int]) -> list[list[int]]:
+    """Return numbers as ranges, both ends included."""
+    out: list[list[int]] = []
+    for box in sorted(boxes):
+        if out and out[-1][1] == box - 1:
+            out[-1][1] = box
+        else:
+            out.append([box, box])
+    return out
 
 
 def committed_digest(store: Store) -> str | None:

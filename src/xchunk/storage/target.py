@@ -23,6 +23,7 @@ from zarr.storage import MemoryStore
 
 from xchunk.errors import EncodingError
 from xchunk.storage.assemble import Assembled
+from xchunk.storage.durable import put_durably
 from xchunk.storage.refs import ZarrRef
 from xchunk.storage.unpublished import Unpublished
 from xchunk.storage.zarr_io import put_key
@@ -209,4 +210,4 @@ def write_arrays(store: Store, metadata: TargetMetadata) -> None:
 def commit(store: Store, metadata: TargetMetadata) -> None:
     """Make the target visible: write the groups' metadata, the root's last."""
     for key, value in metadata.groups.items():
-        put_key(store, key, value)
+        put_durably(store, key, value)

@@ -24,6 +24,7 @@ from zarr.storage import MemoryStore
 from xchunk.core.grid import Grid
 from xchunk.core.plan import Scratch
 from xchunk.errors import StageFailedError, TargetExistsError
+from xchunk.storage.durable import put_durably
 from xchunk.storage.refs import ZarrRef
 from xchunk.storage.stored import StoredInfo
 from xchunk.storage.stores import describe, local_path
@@ -102,7 +103,7 @@ class Workspace:
                 "Nothing was written. Move it away, or give another target."
             )
         marker = {"made_by": _MADE_BY, "format": 1, **facts}
-        put_key(self.store, MARKER, json.dumps(marker, indent=1).encode())
+        put_durably(self.store, MARKER, json.dumps(marker, indent=1).encode())
 
     def scratch_array(
         self,

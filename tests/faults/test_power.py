@@ -1,0 +1,226 @@
+"""A machine that loses its power: what was not flushed is gone, and is noticed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from zarr.storage import LocalStore, MemoryStore
+
+import xchunk
+import xchunk.bound
+import xchunk.engine.copy
+from faults.data import call, maps, opened, same
+from xchunk.storage import durable, journal
+from xchunk.storage.journal import Journal
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return maps(tmp_path_factory.mktemp("source") / "maps.zarr")
+
+
+def rechunk(source: Path, target: Path) -> xr.Dataset:
+    return opened(source).chunking.apply(store=target, progress=False, **call(source))
+
+
+def stop(monkeypatch: pytest.MonkeyPatch, kind: str, n: int, then: Callable[[], None]) -> None:
+    """Let the nth box of a kind of stage of ``v`` fail; do something before."""
+    seen: list[int] = []
+    real = xchunk.engine.copy._copy
+
+    def copy(spec: xchunk.engine.copy.StageSpec, i: int) -> int:
+        if spec.label == f"xchunk-{kind}-v":
+            seen.append(i)
+            if len(seen) == n:
+                then()
+                raise xchunk.StageFailedError("the power went off")
+        return real(spec, i)
+
+    monkeypatch.setattr(xchunk.engine.copy, "_copy", copy)
+
+
+def files(target: Path) -> dict[Path, float]:
+    return {p: p.stat().st_mtime_ns for p in target.rglob("*") if p.is_file()}
+
+
+def lose_power(target: Path, kept: dict[Path, float], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Empty all data that were not flushed, and start the machine anew; count them."""
+    lost = 0
+    for path in files(target):
+        if path not in kept and "journal" not in path.parts and path.suffix != ".json":
+            path.write_bytes(b"")
+            lost += 1
+    monkeypatch.setattr(journal, "boot", lambda: "another boot")
+    return lost
+
+
+@pytest.mark.parametrize(("kind", "n"), [("read", 4), ("write", 1), ("write", 3)])
+@pytest.mark.parametrize("confirmed", [False, True], ids=["nothing flushed", "flushed once"])
+def test_what_no_flush_confirmed_is_copied_again(  # noqa: PLR0917
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    n: int,
+    confirmed: bool,
+) -> None:
+    target = tmp_path / "t.zarr"
+    kept: dict[Path, float] = {}
+
+    def confirm() -> None:
+        if confirmed:
+            Journal(LocalStore(target)).confirm()
+            kept.update(files(target))
+
+    with monkeypatch.context() as patched:
+        stop(patched, kind, n, confirm)
+        with pytest.raises(xchunk.StageFailedError, match="the power went off"):
+            rechunk(source, target)
+    before = {p: t for p, t in files(target).items() if "c" in p.parts}
+    lost = lose_power(target, kept, monkeypatch)
+    assert lost > 0 or confirmed
+    header = Journal(LocalStore(target)).read()
+    assert header is not None
+    sure = sum(
+        len(stage)
+        for facts in header.arrays.values()
+        for stage in Journal(LocalStore(target)).finished(header, facts)
+    )
+    assert (sure > 0) is confirmed
+    rechunk(source, target)
+    assert same(target, source)
+    again = [p for p, t in before.items() if p.exists() and p.stat().st_mtime_ns == t]
+    # what was confirmed is as it was, and everything else is new
+    assert set(again) <= set(kept)
+    assert not confirmed or kind == "read" or again
+
+
+def test_scratch_that_was_deleted_before_its_target_was_flushed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "t.zarr"
+
+    def no_commit(*_: object) -> None:
+        raise xchunk.StageFailedError("the power went off")
+
+    with monkeypatch.context() as patched:
+        real = Journal.drop_scratch
+
+        def confirm(self: Journal, facts: journal.Facts) -> None:
+            # all pieces of scratch are confirmed, and one half of the target's boxes
+            self.confirm()
+            marks = self.marks(facts, 1)
+            boxes = sorted(marks.read())
+            known = {marks.name: [[0, len(boxes) // 2]], self.marks(facts, 0).name: [[0, 10**6]]}
+            document = {"digest": journal.digest_of(known), "body": known}
+            journal.put_durably(
+                self.store, journal._CONFIRMED, journal.json.dumps(document).encode()
+            )
+            real(self, facts)
+
+        patched.setattr(Journal, "drop_scratch", confirm)
+        patched.setattr(xchunk.bound, "commit", no_commit)
+        with pytest.raises(xchunk.StageFailedError, match="the power went off"):
+            rechunk(source, target)
+    assert not (target / ".xchunk/scratch/0/v").exists()
+    monkeypatch.setattr(journal, "boot", lambda: "another boot")
+    rechunk(source, target)
+    assert same(target, source)
+
+
+def test_everything_is_flushed_before_the_store_can_be_opened(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, seen = tmp_path / "t.zarr", []
+    real = durable._flush_file_system
+
+    def flush(handle: int) -> None:
+        seen.append((target / "zarr.json").exists())
+        real(handle)
+
+    monkeypatch.setattr(durable, "_flush_file_system", flush)
+    rechunk(source, target)
+    # before the commit, and between the commit and the deletion of what a resume would need
+    assert seen == [False, True]
+
+
+def test_a_disk_that_fails_to_write_is_no_commit(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(5, "the disk could not be written: Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "_flush_file_system", fail)
+        with pytest.raises(xchunk.StageFailedError, match="Input/output error"):
+            rechunk(source, tmp_path / "t.zarr")
+    assert not (tmp_path / "t.zarr/zarr.json").exists()
+    rechunk(source, tmp_path / "t.zarr")
+    assert same(tmp_path / "t.zarr", source)
+
+
+def test_flushing_can_be_turned_off(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("flushed")
+
+    monkeypatch.setattr(durable, "_flush_file_system", fail)
+    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setenv("XCHUNK_NO_SYNC", "1")
+    rechunk(source, tmp_path / "t.zarr")
+    assert same(tmp_path / "t.zarr", source)
+
+
+def test_boxes_are_confirmed_while_they_are_copied(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "PERIOD", 0.01)
+    confirmed: list[int] = []
+    real = Journal.confirm
+
+    def confirm(self: Journal, *stores: object) -> None:
+        real(self, *stores)
+        confirmed.append(sum(map(len, self._confirmed().values())))
+
+    monkeypatch.setattr(Journal, "confirm", confirm)
+    rechunk(source, tmp_path / "t.zarr")
+    assert confirmed
+    assert confirmed == sorted(confirmed)
+    assert same(tmp_path / "t.zarr", source)
+
+
+def test_an_object_is_there_as_a_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path / "s")
+    durable.put_durably(store, "a/zarr.json", b"old")
+    flushed: list[bytes] = []
+
+    def fsync(handle: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name.encode())
+        if len(flushed) == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    durable.put_durably(store, "a/zarr.json", b"new")
+    assert (tmp_path / "s/a/zarr.json").read_bytes() == b"new"
+    assert [name.endswith(b".partial") for name in flushed] == [True, False]
+    with pytest.raises(OSError, match="No space"):
+        durable.put_durably(store, "a/zarr.json", b"newer")
+    assert (tmp_path / "s/a/zarr.json").read_bytes() == b"new"
+    assert [p.name for p in (tmp_path / "s/a").iterdir()] == ["zarr.json"]
+
+
+def test_stores_that_are_not_local_are_not_flushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durable, "_flush_file_system", lambda _: pytest.fail("flushed"))
+    store = MemoryStore()
+    durable.flush([store, None])
+    durable.put_durably(store, "zarr.json", b"{}")
+    assert store._store_dict["zarr.json"].to_bytes() == b"{}"
+    with durable.Confirming(lambda: pytest.fail("confirmed"), [store]):
+        pass
