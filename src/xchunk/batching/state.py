@@ -189,7 +189,7 @@ class State:
 
     def _write(self, said: Mapping[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(said, ensure_ascii=False) + "\n")
+            self._file.write(_line(said))
             self._file.flush()
             os.fsync(self._file.fileno())
 
@@ -198,11 +198,8 @@ class State:
         path = self.path
         if path is None or not path.exists():
             return
-        latest: dict[str, Mapping[str, Any]] = {}
-        for said in _lines(path):
-            if isinstance(said.get("key"), str):
-                latest[said["key"]] = said
-        text = "".join(json.dumps(said, ensure_ascii=False) + "\n" for said in latest.values())
+        latest = {record.key: record for record in map(_record, _lines(path)) if record is not None}
+        text = "".join(_line(asdict(record)) for record in latest.values())
         half = path.with_suffix(f".{os.getpid()}.partial")
         half.write_text(text, encoding="utf-8")
         half.replace(path)
@@ -220,8 +217,14 @@ def _lines(path: Path | None) -> Iterator[Mapping[str, Any]]:
                     yield said
 
 
+def _line(said: Mapping[str, Any]) -> str:
+    return json.dumps(said, ensure_ascii=False) + "\n"
+
+
 def _record(said: Mapping[str, Any]) -> Record | None:
     known = {f.name for f in fields(Record)}
+    if not all(isinstance(said.get(k), str) for k in ("key", "status", "job", "source", "time")):
+        return None
     try:
         return Record(**{k: v for k, v in said.items() if k in known})
     except TypeError:

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xchunk.batching.encodings import put_encodings
+from xchunk.errors import EncodingError, InvalidJobError
+
+
+@pytest.fixture
+def ds() -> xr.Dataset:
+    ds = xr.Dataset({"t": ("x", np.linspace(0, 1, 5)), "n": ("x", np.arange(5))})
+    ds.t.encoding = {"dtype": np.dtype("i2"), "scale_factor": 0.1, "_FillValue": -1, "chunks": (5,)}
+    return ds
+
+
+def test_a_new_dtype_takes_the_place_of_the_packing(ds: xr.Dataset) -> None:
+    put_encodings(ds, {"t": {"dtype": "f4"}}, 3)
+    assert ds.t.encoding == {"dtype": np.dtype("f4"), "chunks": (5,)}
+
+
+def test_all_data_variables_at_once(ds: xr.Dataset) -> None:
+    put_encodings(ds, {"*": {"compressor": "none"}, "t": {"_FillValue": -9}}, 3)
+    assert ds.t.encoding["compressors"] is None
+    assert ds.n.encoding == {"compressors": None}
+    assert ds.t.encoding["_FillValue"] == -9
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("zstd", "zstd"),
+        ({"name": "zstd", "level": 7}, "zstd"),
+        ({"name": "gzip", "level": 2}, "gzip"),
+        ({"name": "blosc", "cname": "lz4", "clevel": 4}, "blosc"),
+    ],
+)
+def test_compressors(ds: xr.Dataset, version: int, said: Any, name: str) -> None:
+    put_encodings(ds, {"t": {"compressor": said}}, version)
+    (codec,) = ds.t.encoding["compressors"]
+    assert hasattr(codec, "get_config") == (version == 2)
+    assert name in str(codec).lower()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "said"),
+    [
+        ({"tt": {}}, InvalidJobError, "no variable 'tt'; did you mean 't'?"),
+        ({"t": {"dtype": "flot"}}, InvalidJobError, "'flot'"),
+        ({"t": {"dtype": "i2"}}, EncodingError, "_FillValue"),
+        ({"t": {"compressor": 3}}, InvalidJobError, "compressor is a name"),
+        ({"t": {"compressor": {"level": 3}}}, InvalidJobError, "compressor is a name"),
+        ({"t": {"compressor": "zstandard"}}, EncodingError, "cannot be had"),
+        ({"t": {"compressor": {"name": "zstd", "levle": 3}}}, EncodingError, "cannot be had"),
+    ],
+)
+def test_what_is_wrong_is_named(ds: xr.Dataset, wanted: Any, kind: Any, said: str) -> None:
+    with pytest.raises(kind) as caught:
+        put_encodings(ds, wanted, 3)
+    assert said in str(caught.value)
