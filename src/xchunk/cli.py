@@ -43,7 +43,7 @@ from xchunk.cli_options import (
     target_storage_option,
     use,
 )
-from xchunk.cli_output import Command, Output
+from xchunk.cli_output import Command, Output, Stopped
 from xchunk.cli_progress import progress_of
 from xchunk.errors import LayoutChangeWarning, XchunkError, XchunkWarning
 
@@ -107,7 +107,7 @@ def run(args: Sequence[str]) -> int:
             sys.stdout.flush()
     except click.ClickException as error:
         return _misused(out, error)
-    except (click.Abort, KeyboardInterrupt) as error:
+    except (click.Abort, Stopped, KeyboardInterrupt) as error:
         return _interrupted(out, error)
     except (BrokenPipeError, SystemExit):
         # Whoever read the output has gone (head, less): nothing more can be said to them.
@@ -138,9 +138,11 @@ def _misused(out: Output, error: click.ClickException) -> int:
 
 def _interrupted(out: Output, error: BaseException) -> int:
     """Say that a signal stopped the command, and how it goes on."""
-    cause = error.__cause__ if isinstance(error, click.Abort) else error
+    cause = error if isinstance(error, KeyboardInterrupt) else error.__cause__
     by_signal = isinstance(cause, _Terminated)
     said = "stopped by SIGTERM" if by_signal else "interrupted"
+    if isinstance(error, Stopped) and sys.stderr.isatty() and not out.log_json:
+        sys.stderr.write("\n")  # the terminal shows ^C
     # the engine leaves a note where something is written already
     if getattr(cause, "__notes__", None):
         said += (

@@ -21,6 +21,9 @@ __all__ = ["cluster_options", "on_cluster"]
 _CONNECT, _START = 15, 60
 #: Seconds that workers get to end by themselves.
 _CLOSE = 3
+#: What workers do first. A terminal sends Ctrl-C to all of its processes; it is this one that
+#: stops the run, and the workers.
+_DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 def _at_least_one(_ctx: click.Context, _param: click.Parameter, value: int | None) -> int | None:
@@ -137,6 +140,7 @@ def _started(workers: int, threads: int | None, memory: int | str) -> Iterator[A
                 processes=True,
                 dashboard_address=None,
                 silence_logs=logging.CRITICAL,
+                preload=_DEAF,
             )
         except (OSError, RuntimeError, TimeoutError, ValueError) as error:
             said = " ".join(str(error).split()) or type(error).__name__

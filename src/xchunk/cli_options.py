@@ -194,6 +194,23 @@ target = options(
     click.option("--overwrite", is_flag=True, help="Replace DST, if it is a zarr store."),
     click.option("--unpack", is_flag=True, help="Store packed variables as their decoded values."),
     click.option("--no-resume", is_flag=True, help="Start anew where a run was stopped."),
+    click.option(
+        "--append-dim", metavar="DIM", help="Make DST, which is there, longer by SRC along DIM."
+    ),
+    click.option(
+        "--region",
+        metavar="DIM=A:B[,…]",
+        help="Write SRC into this part of DST, which is there; 'auto' finds it by the labels.",
+    ),
+    click.option(
+        "--scratch", type=place, metavar="STORE", help="Where scratch data go; into DST by default."
+    ),
+    click.option(
+        "--rechunk-engine",
+        type=click.Choice(["xchunk", "rechunker"]),
+        help="Whose planner and tasks are used.",
+    ),
+    click.option("--message", metavar="TEXT", help="What the commit says, where DST has commits."),
 )
 
 
@@ -336,7 +353,8 @@ def request_of(out: Output, given: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the options of ``plan`` and ``rechunk`` into the API's arguments."""
     what = spec_of(given["chunks"], "--chunks")
     access = access_of(given["access"], given["whole"])
-    if what is None and access is None:
+    extends = given["append_dim"] or given["region"]
+    if what is None and access is None and not extends:
         raise click.UsageError(
             "say what to write: --chunks DIM=N,… or how it will be used: --access NAME, --whole DIM"
         )
@@ -352,9 +370,33 @@ def request_of(out: Output, given: Mapping[str, Any]) -> dict[str, Any]:
         "overwrite": given["overwrite"] or None,
         "unpack": given["unpack"] or None,
         "resume": False if given["no_resume"] else None,
+        "append_dim": given["append_dim"],
+        "region": _region(given["region"]),
+        "scratch": given["scratch"],
+        "engine": given["rechunk_engine"],
+        "message": given["message"],
         **sizes_of(given["memory"], given["max_mem"]),
     }
     return {k: v for k, v in request.items() if v is not None or k == "what"}
+
+
+def _region(item: str | None) -> Any:
+    """Read ``DIM=A:B,DIM=A:B`` or ``auto``."""
+    if item is None or item == "auto":
+        return item
+    found: dict[str, Any] = {}
+    for part in item.split(","):
+        dim, equals, value = (word.strip() for word in part.partition("="))
+        start, colon, stop = value.partition(":")
+        if dim and equals and value == "auto":
+            found[dim] = value
+        elif dim and equals and colon and all(w == "" or w.isdigit() for w in (start, stop)):
+            found[dim] = slice(int(start) if start else None, int(stop) if stop else None)
+        else:
+            raise click.UsageError(
+                f"--region {part}: give DIM=START:STOP, such as time=0:24, DIM=auto, or auto"
+            )
+    return found
 
 
 def show(what: Mapping[str, Any] | str) -> None:

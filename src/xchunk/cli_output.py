@@ -25,7 +25,7 @@ from xchunk._version import __version__
 from xchunk.cli_secrets import Secrets
 from xchunk.errors import MemoryBudgetError
 
-__all__ = ["SCHEMAS", "Command", "Output", "jsonable"]
+__all__ = ["SCHEMAS", "Command", "Output", "Stopped", "jsonable"]
 
 #: The version of each JSON document. It goes up when a key changes its meaning or its type, or
 #: goes away; new keys may come without.
@@ -234,6 +234,10 @@ class Output:
         return exit_code
 
 
+class Stopped(Exception):  # noqa: N818 - it is no fault
+    """A command was stopped by a signal; its cause tells by which."""
+
+
 class Command(click.Command):
     """A command that tells its `Output` when it begins and ends."""
 
@@ -242,8 +246,9 @@ class Command(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {name: [] for name in _SECTIONS}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
-                own = (name for name, params in _SECTIONS.items() if param.name in params)
+            if record is not None and isinstance(param, click.Option):
+                name = "help" if "--help" in param.opts else param.name
+                own = (heading for heading, names in _SECTIONS.items() if name in names)
                 sections[next(own, _OTHER)].append(record)
         for name, records in sections.items():
             if records:
@@ -258,7 +263,11 @@ class Command(click.Command):
         src = ctx.params.get("src") or ()
         target = ctx.params.get("dst") or ctx.params.get("target")
         out.begin(self.name or "", [src] if isinstance(src, str) else src, target)
-        code = super().invoke(ctx)
+        try:
+            code = super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            # click would write an empty line to stderr, which may be a log
+            raise Stopped from error
         out.end(code if isinstance(code, int) else 0)
         return code
 
