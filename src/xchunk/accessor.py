@@ -327,12 +327,12 @@ class ChunkingAccessor(Asking[T]):
     def __repr__(self) -> str:
         from xchunk.formatting import text
 
-        return text.layout_report(self.layout())
+        return text.accessor(self.layout())
 
     def _repr_html_(self) -> str:
         from xchunk.formatting import html
 
-        return html.layout_report(self.layout())
+        return html.accessor(self.layout())
 
 
 def _progress(wanted: bool | ProgressLike) -> ProgressLike:

@@ -46,6 +46,10 @@ def run_rechunk(
         progress.update(name=name, stage=kind, done=done[label], total=total, nbytes=nbytes)
 
     _warn(rechunk.plan)
+    # one that is told what will run can show memory against the budget, and how far all of it is
+    begin = getattr(progress, "begin", None)
+    if begin is not None:
+        begin(rechunk.plan)
     variables = (v for ds in groups.values() for v in ds.variables.values())
     with progress, small_chunk_caches(variables):
         store = rechunk.run(report=report)

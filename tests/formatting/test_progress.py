@@ -92,7 +92,7 @@ def test_an_error_takes_the_bar_down(terminal: Terminal) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert progress._bars is None
+    assert progress._view is None
 
 
 def test_names_cannot_steer_the_terminal(terminal: Terminal) -> None:

@@ -114,7 +114,13 @@ _RULES = """
   border-left: 8px solid var(--xc-dim); border-top: 4.5px solid transparent;
   border-bottom: 4.5px solid transparent; }
 .xchunk summary { cursor: pointer; color: var(--xc-dim); }
+.xchunk .xc-run > div { display: grid; align-items: center; gap: 0 12px; padding: 2px 0;
+  grid-template-columns: minmax(120px, 200px) minmax(80px, 1fr) minmax(0, max-content) 64px; }
+.xchunk .xc-run span:last-child { text-align: right; white-space: nowrap; }
 @container (max-width: 640px) {
+  .xchunk .xc-run > div { grid-template-columns: 1fr max-content; padding: 4px 0; }
+  .xchunk .xc-run .xc-bar { grid-column: 1 / 3; grid-row: 2; }
+  .xchunk .xc-run span:last-child { grid-column: 2; grid-row: 1; }
   .xchunk table.xc thead { display: none; }
   .xchunk table.xc, .xchunk table.xc tbody { display: block; }
   .xchunk table.xc tr { display: flex; flex-wrap: wrap; gap: 0 14px; padding: 5px 0;
