@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from typing import Any
 
@@ -104,7 +105,7 @@ def _digests(
                 stage=f"verify-{side}",
                 done=done[side],
                 total=grids[side].count,
-                nbytes=0,
+                nbytes=specs[side].dtype.itemsize * math.prod(s.stop - s.start for s in region),
             )
 
     blocks = None if source.ref is not None or source.variable is None else source.variable.data
