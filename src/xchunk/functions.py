@@ -282,7 +282,11 @@ def observe(*, rates: Rates | None = None, client: Client | None = None) -> Obse
     ...     ds.t2m.mean("time").compute()
     >>> print(seen.explain())  # doctest: +SKIP
     """
+    from xchunk.core.observed import Facts
+    from xchunk.core.symptoms import diagnose
     from xchunk.diagnose.observe import Observation
     from xchunk.formatting import shown
 
+    # what explain() returns shows itself as well
+    shown(diagnose(Facts()))
     return shown(Observation(rates=rates, client=client))

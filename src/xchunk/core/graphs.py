@@ -47,7 +47,9 @@ class Layer:
     tasks: int
     """Its tasks, before any are fused."""
     before: int
-    """Tasks of the largest layer that it takes its blocks from; 0 where there is none."""
+    """Blocks of the largest layer that it takes them from; 0 where there is none."""
+    blocks: int
+    """Blocks that come out of it; the other tasks make parts of them."""
     role: Role
     """What it does with the blocks before it."""
     fan_in: int | None = None
@@ -56,22 +58,23 @@ class Layer:
     @property
     def sentence(self) -> str:
         """Say in words what it does."""
-        many = format_count(self.tasks)
-        tasks = f"{many} task" + ("" if self.tasks == 1 else "s")
-        each = self.fan_in or max(1, math.ceil(self.before / max(1, self.tasks)))
-        wide = self.tasks / max(1, self.before)
+        n = format_count(self.tasks)
+        tasks = f"{n} task" + ("" if self.tasks == 1 else "s")
+        have = "has" if self.tasks == 1 else "have"
+        out, before = _blocks(self.blocks), _blocks(self.before)
+        each = self.fan_in or max(1, math.ceil(self.before / max(1, self.blocks)))
+        wide = self.blocks / max(1, self.before)
         return {
-            "read": f"{tasks} read blocks of what is stored.",
-            "create": f"{tasks} make blocks out of nothing stored.",
-            "map": f"{tasks}, one for each block before it; these are fused where they can be.",
-            "aggregate": f"It aggregates: {format_count(self.before)} blocks become {many}, "
-            f"up to {format_count(each)} in one task.",
-            "widen": f"It widens: {format_count(self.before)} blocks become {many}, "
-            f"{wide:.1f} for each.",
-            "overlap": f"{tasks} give blocks the edges of their neighbours, which are copied.",
-            "rechunk": f"It rechunks: {tasks} cut {format_count(self.before)} blocks up and put "
-            "them together in other shapes; blocks of both shapes are held at once.",
-            "write": f"{tasks} write or hand over a block each.",
+            "read": f"{tasks} to read what is stored.",
+            "create": f"{tasks} to make blocks that are not read from anywhere.",
+            "map": f"{tasks}, one for each block before; fused where they can be.",
+            "aggregate": f"It aggregates: {before} become {out}, up to {format_count(each)} in "
+            "one task.",
+            "widen": f"It widens: {before} become {out}, {wide:.1f} for each.",
+            "overlap": f"{tasks} {have} the edges of neighbours copied to {out}.",
+            "rechunk": f"It rechunks: {tasks} to cut up {before} and to put them together as {out}"
+            "; both are held at once.",
+            "write": f"{tasks} to write or hand over a block each.",
         }[self.role]
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,44 +83,50 @@ class Layer:
             "name": self.name,
             "tasks": self.tasks,
             "before": self.before,
+            "blocks": self.blocks,
             "role": self.role,
             "fan_in": self.fan_in,
             "sentence": self.sentence,
         }
 
 
+def _blocks(n: int) -> str:
+    return f"{format_count(n)} block" + ("" if n == 1 else "s")
+
+
 def layer_of(
-    name: str, tasks: int, before: int, *, stored: bool = False, fan_in: int | None = None
+    name: str, tasks: int, before: int, *, blocks: int | None = None, stored: bool = False
 ) -> Layer:
-    """Tell what a layer does from its name and from the numbers of tasks.
+    """Describe a layer.
 
     Parameters
     ----------
     name : str
         What dask calls it, without its token.
     tasks, before : int
-        Its tasks, and those of the largest layer that it takes its blocks from.
+        Its tasks, and the blocks of the largest layer that it takes them from.
+    blocks : int, optional
+        Blocks that come out of it; one for each task by default.
     stored : bool
         Whether it takes them from a stored array.
-    fan_in : int, optional
-        Blocks that one of its tasks takes, at the most.
     """
-    role: Role
+    out = tasks if blocks is None else blocks
+    return Layer(name, tasks, before, out, role_of(name, out, before, stored=stored))
+
+
+def role_of(name: str, blocks: int, before: int, *, stored: bool = False) -> Role:
+    """Tell what a layer does from its name, and from the blocks before and after it."""
     if not before:
-        role = "read" if stored else "create"
-    elif name.startswith(("rechunk", "shuffle", "p2p")):
-        role = "rechunk"
-    elif name.startswith(("overlap", "trim")) and tasks >= before:
-        role = "overlap"
-    elif name.startswith("store"):
-        role = "write"
-    elif tasks < (1 - _SAME) * before:
-        role = "aggregate"
-    elif tasks > (1 + _SAME) * before:
-        role = "widen"
-    else:
-        role = "map"
-    return Layer(name, tasks, before, role, fan_in)
+        return "read" if stored else "create"
+    if name.startswith(("rechunk", "shuffle", "p2p")):
+        return "rechunk"
+    if name.startswith("overlap"):
+        return "overlap"
+    if name.startswith("store"):
+        return "write"
+    if blocks < (1 - _SAME) * before:
+        return "aggregate"
+    return "widen" if blocks > (1 + _SAME) * before else "map"
 
 
 @dataclass(frozen=True)
@@ -133,7 +142,7 @@ class ChunkSize:
     tasks: int
     """Tasks in all, before any are fused."""
     scheduling: float
-    """Seconds that a scheduler takes for them."""
+    """Seconds that a scheduler takes for those that are left after fusing."""
     exact: bool = False
     """Whether the graph was built with these blocks; else it is an estimate."""
 
@@ -279,7 +288,12 @@ def scaled_tasks(layers: Sequence[Layer], blocks: Sequence[int], factor: float) 
 
 
 def sizes_of(
-    layers: Sequence[Layer], blocks: Sequence[int], block: int, rates: Rates
+    layers: Sequence[Layer],
+    blocks: Sequence[int],
+    block: int,
+    rates: Rates,
+    *,
+    fused: float = 1.0,
 ) -> tuple[ChunkSize, ...]:
     """Estimate what becomes of a graph with larger and smaller blocks.
 
@@ -293,11 +307,14 @@ def sizes_of(
         Bytes of one of these.
     rates : Rates
         How long a scheduler takes for a task.
+    fused : float
+        Tasks that are left after fusing, by those that are written.
     """
     rows = []
     for factor in FACTORS:
         tasks, inputs = scaled_tasks(layers, blocks, factor)
-        rows.append(ChunkSize(factor, round(block * factor), inputs, tasks, tasks * rates.task))
+        seconds = tasks * fused * rates.task
+        rows.append(ChunkSize(factor, round(block * factor), inputs, tasks, seconds))
     return tuple(rows)
 
 
@@ -342,11 +359,12 @@ def _at_one(r: GraphReport) -> int:
 
 def _general(r: GraphReport) -> str:
     p = r.prediction
+    noun = "task" if r.input_tasks == 1 else "tasks"
     text = (
-        f"{format_count(r.input_tasks)} input tasks grow to {format_count(r.tasks)} in "
-        f"{len(r.layers)} layers and end in {format_count(r.outputs)} "
-        f"{'block' if r.outputs == 1 else 'blocks'}; fused, "
-        f"{format_count(r.run_tasks)} run. The longest chain has {format_count(r.critical)}"
+        f"{format_count(r.input_tasks)} input {noun} grow to {format_count(r.tasks)} in "
+        f"{len(r.layers)} {'layer' if len(r.layers) == 1 else 'layers'} and end in "
+        f"{_blocks(r.outputs)}; fused, {format_count(r.run_tasks)} run. The longest chain has "
+        f"{format_count(r.critical)}"
     )
     if p is not None and p.critical > 0:
         text += f", about {format_seconds(p.critical)} that no number of workers makes shorter"

@@ -130,6 +130,8 @@ class Facts:
     """Seconds on the clock."""
     compute: float = 0.0
     """Seconds in which tasks ran."""
+    handed: float = 0.0
+    """Seconds from handing tasks to threads to having them back."""
     transfer: float = 0.0
     """Seconds in which workers waited for results of others."""
     spill: float = 0.0
@@ -185,7 +187,7 @@ class Facts:
     @property
     def mean(self) -> float:
         """Seconds of the average task."""
-        return self.compute / self.tasks if self.tasks else 0.0
+        return max(self.compute, self.handed) / self.tasks if self.tasks else 0.0
 
     def doing(self, *states: str) -> float:
         """Part of the tasks' time that their threads spent so; 0 where no sample was taken."""
@@ -208,7 +210,7 @@ class Facts:
 def facts_of(record: Record, rates: MeasuredRates | None = None) -> Facts:
     """Draw from a record what a judgement needs."""
     work = [s for s in record.spans if s.action in ("compute", "deserialize")]
-    compute = sum(s.seconds for s in work)
+    compute = handed = sum(s.seconds for s in work)
     sampled = sum(record.states.values())
     if record.scheduler == "threads" and compute < _WORTH * record.tasks:
         # a local scheduler's short spans also hold what it takes to hand tasks over
@@ -225,6 +227,7 @@ def facts_of(record: Record, rates: MeasuredRates | None = None) -> Facts:
         tasks=record.tasks,
         elapsed=record.elapsed,
         compute=compute,
+        handed=handed,
         transfer=_seconds(record.spans, "transfer"),
         spill=_seconds(record.spans, "spill"),
         states=dict(record.states),

@@ -94,7 +94,8 @@ def graph_report(
     else:
         report = _with_tasks(report, whole, looked, rates)
         block = looked.block
-    sizes = sizes_of(layers, blocks, block, rates)
+    fused = report.run_tasks / max(1, report.tasks)
+    sizes = sizes_of(layers, blocks, block, rates, fused=fused)
     return replace(report, sizes=sizes)
 
 

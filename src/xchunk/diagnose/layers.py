@@ -9,13 +9,13 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from dask.utils import key_split
 
-from xchunk.core.graphs import Layer, layer_of
+from xchunk.core.graphs import Layer, layer_of, role_of
 from xchunk.core.passes import item_nbytes
 from xchunk.simulate._dask import Graph, Key, SimulationError, part_of
 from xchunk.simulate.lazy import dask_arrays
@@ -42,20 +42,37 @@ class Whole:
     """Names of the result's arrays, the largest first."""
     nbytes: int
     """Bytes of the result."""
+    _counts: dict[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def tasks(self) -> int:
         """Tasks of all layers."""
-        return sum(len(layer) for layer in self.layers.values())
+        counts: list[int] = [len(layer) for layer in self.layers.values()]
+        return sum(counts)
 
-    def tasks_before(self, name: str) -> int:
-        """Tasks of the largest layer before one; 0 where there are constants only."""
-        counts: list[int] = [len(self.layers[d]) for d in self.before[name] if self.is_work(d)]
-        return max(counts, default=0)
+    def blocks(self, name: str) -> int:
+        """Blocks that come out of a layer; it may have tasks that only make parts of them."""
+        if name not in self._counts:
+            layer = self.layers[name]
+            keys: Iterable[Any] = () if type(layer).__name__ == "Blockwise" else layer
+            own = sum(isinstance(k, tuple) and k[0] == name for k in keys)
+            self._counts[name] = own or len(layer)
+        return self._counts[name]
+
+    def blocks_before(self, name: str) -> int:
+        """Blocks of the largest layer before one; 0 where there are constants only."""
+        return max((self.blocks(d) for d in self.before[name] if self.is_work(d)), default=0)
+
+    def is_input(self, name: str) -> bool:
+        """Whether a layer takes its blocks from no other."""
+        return self.is_work(name) and not any(map(self.is_work, self.before[name]))
 
     def is_work(self, name: str) -> bool:
         """Whether a layer has tasks, rather than one array or number that others take."""
-        return bool(self.before[name]) or len(self.layers[name]) > 1
+        layer = self.layers[name]
+        if self.before[name] or len(layer) > 1:
+            return True
+        return all(isinstance(k, tuple) for k in layer.get_output_keys())
 
     def below(self, name: str) -> list[str]:
         """The layer and all that it needs."""
@@ -108,7 +125,8 @@ def _flat(keys: Any) -> Iterable[Key]:
 def _nbytes(array: Any) -> int:
     if any(math.isnan(n) for n in array.shape):
         return 0
-    return math.prod(array.shape) * item_nbytes(np.dtype(array.dtype))
+    shape: tuple[int, ...] = array.shape
+    return math.prod(shape) * item_nbytes(np.dtype(array.dtype))
 
 
 def _in_order(before: Mapping[str, Iterable[str]]) -> list[str]:
@@ -136,8 +154,8 @@ def layers_of(whole: Whole) -> tuple[Layer, ...]:
         stored = any(d.startswith("original-") for d in constants) or name.startswith(
             ("open_dataset", "from-zarr", "array-original")
         )
-        short = key_split(name)
-        out.append(layer_of(short, len(layer), whole.tasks_before(name), stored=stored))
+        before, after = whole.blocks_before(name), whole.blocks(name)
+        out.append(layer_of(key_split(name), len(layer), before, blocks=after, stored=stored))
     return tuple(out)
 
 
@@ -152,7 +170,7 @@ def depths(whole: Whole) -> dict[str, int]:
 
 def blocks_of(whole: Whole) -> tuple[int, ...]:
     """Blocks along each dim of the input with the most of them."""
-    inputs = [n for n in whole.layers if not whole.tasks_before(n) and whole.is_work(n)]
+    inputs = [n for n in whole.layers if whole.is_input(n)]
     if not inputs:
         return (1,)
     keys = whole.layers[max(inputs, key=lambda n: len(whole.layers[n]))].get_output_keys()
@@ -188,7 +206,7 @@ def part_to_look_at(whole: Whole) -> Part:
         graph = part_of(whole.graph, whole.keys)
         if graph.tasks <= _WALKED:
             return Part(graph)
-    inputs = [n for n in whole.layers if not whole.tasks_before(n) and whole.is_work(n)]
+    inputs = [n for n in whole.layers if whole.is_input(n)]
     total = sum(len(whole.layers[n]) for n in inputs)
     depth = depths(whole)
     ends: dict[str, list[Key]] = {}
@@ -214,7 +232,7 @@ def part_to_look_at(whole: Whole) -> Part:
         after = sum(
             len(whole.layers[n])
             for n in left
-            if layer_of(key_split(n), len(whole.layers[n]), whole.tasks_before(n)).role != "map"
+            if role_of(key_split(n), whole.blocks(n), whole.blocks_before(n)) != "map"
         )
         return Part(graph, part, max(depth.values()) - depth[name], after)
     raise SimulationError("every part of the graph has too many tasks")

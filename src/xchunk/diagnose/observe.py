@@ -108,6 +108,11 @@ class Observation:
         self._record = record
 
     @property
+    def ended(self) -> bool:
+        """Whether the block has ended, so that there is something to tell."""
+        return self._record is not None
+
+    @property
     def record(self) -> Record:
         """All that was seen.
 

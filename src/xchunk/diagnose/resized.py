@@ -84,7 +84,8 @@ def graph_of_workload(
         inputs = sum(layer.tasks for layer in layers if layer.role in ("read", "create"))
         largest = max(movable.values(), key=lambda v: v.nbytes)
         block = _block_nbytes(largest, chunks[largest.name])
-        rows.append(ChunkSize(row.factor, block, inputs, tasks, tasks * rates.task, exact=True))
+        seconds = tasks * report.run_tasks / max(1, report.tasks) * rates.task
+        rows.append(ChunkSize(row.factor, block, inputs, tasks, seconds, exact=True))
     return replace(report, sizes=tuple(rows))
 
 
