@@ -7,8 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -82,8 +80,10 @@ class S3:
 
     def keys(self, name: str) -> list[str]:
         """List all keys below a name, relative to it."""
-        start = f"{BUCKET}/{name}"
-        return sorted(k.removeprefix(start + "/") for k in self.filesystem().find(start))
+        start = f"{BUCKET}/{name}/"
+        # the server's own note of an empty folder is no key
+        found = (k for k in self.filesystem().find(start) if k.startswith(start))
+        return sorted(k.removeprefix(start) for k in found)
 
 
 @contextmanager
