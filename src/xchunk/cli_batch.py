@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,8 @@ __all__ = ["FAILED", "batch"]
 
 #: The exit code of a batch of which some jobs failed, and of one that was interrupted.
 FAILED, INTERRUPTED = 12, 130
+#: How the names of reports end.
+_REPORTS = (".html", ".json", ".md", ".txt")
 
 
 @click.command(
@@ -73,14 +76,28 @@ def batch(out: Output, /, jobs: str, report: tuple[str, ...], **given: Any) -> i
     from xchunk.formatting.batches import text
     from xchunk.formatting.saving import save_report
 
+    for file in report:
+        _check(file)
     with on_cluster(out, given):
         done = shown(start_batch(jobs, watcher=_Told(out), **given))
     for file in report:
         save_report(done, file)
     out.result("batch", done.to_dict, lambda: text(done))
+    if out.quiet and not out.log_json:
+        for result in done.failed:
+            out.complain(f"error: {result.name}: {result.message}")
     if any(result.status == "interrupted" for result in done):
         return INTERRUPTED
     return FAILED if done.failed or done.interrupted else 0
+
+
+def _check(file: str) -> None:
+    """Refuse a report that could not be written, before hours of work."""
+    path = Path(file)
+    if path.suffix.lower() not in _REPORTS:
+        raise click.UsageError(f"--report {file}: give a {', '.join(_REPORTS)} file")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise click.UsageError(f"--report {file}: cannot be written; is there such a folder?")
 
 
 class _Told:

@@ -17,7 +17,7 @@ import xchunk.batching.run
 from xchunk.batching.one import run_item
 from xchunk.batching.report import BatchReport
 
-SECRET = "wJalrXUtnFEMI"
+HIDDEN = "wJalrXUtnFEMI"
 
 
 def source(name: str, *, seed: int = 0) -> Path:
@@ -119,14 +119,14 @@ def _replace_target(raw: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("change", "job", "status", "said"),
+    ("change", "job", "wanted"),
     [
-        (_lose, {}, "done", "its target is gone"),
-        (_change_source, {}, "done", "its source has changed"),
-        (_replace_target, {}, "failed", "is a zarr store already"),
-        (_replace_target, {"overwrite": True}, "done", "not what was written"),
-        (_lose_a_chunk, {}, "failed", "is a zarr store already"),
-        (_lose_a_chunk, {"overwrite": True}, "done", "not what was written"),
+        (_lose, {}, ("done", "its target is gone")),
+        (_change_source, {}, ("done", "its source has changed")),
+        (_replace_target, {}, ("failed", "is a zarr store already")),
+        (_replace_target, {"overwrite": True}, ("done", "not what was written")),
+        (_lose_a_chunk, {}, ("failed", "is a zarr store already")),
+        (_lose_a_chunk, {"overwrite": True}, ("done", "not what was written")),
     ],
 )
 def test_what_has_changed_is_done_again(
@@ -134,9 +134,9 @@ def test_what_has_changed_is_done_again(
     ran: list[str],
     change: Callable[[Path], None],
     job: dict[str, Any],
-    status: str,
-    said: str,
+    wanted: tuple[str, str],
 ) -> None:
+    status, said = wanted
     batch({**JOB, **job})
     change(raw)
     report = batch({**JOB, **job})
@@ -316,10 +316,10 @@ def test_without_a_state_finished_targets_are_refused(raw: Path) -> None:
 
 
 def test_credentials_are_nowhere(raw: Path) -> None:
-    options = {"key": "AKIAXXXX", "secret": SECRET, "client_kwargs": {"token": SECRET}}
+    options = {"key": "AKIAXXXX", "secret": HIDDEN, "client_kwargs": {"token": HIDDEN}}
     job = {
         "name": "s",
-        "source": f"ftp://me:{SECRET}@127.0.0.1:1/x.nc",
+        "source": f"ftp://me:{HIDDEN}@127.0.0.1:1/x.nc",
         "target": "out/s.zarr",
         "chunks": {"t": 1},
         "storage_options": options,
@@ -332,7 +332,7 @@ def test_credentials_are_nowhere(raw: Path) -> None:
     for path in (*Path("state").rglob("*"), *Path().glob("report.*")):
         said += [path.read_text()] if path.is_file() else []
     assert len(said) > 8
-    assert not any(SECRET in text for text in said)
+    assert not any(HIDDEN in text for text in said)
 
 
 @pytest.mark.slow

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 from xchunk.core.units import format_bytes, format_seconds
 from xchunk.formatting.describe import counted, plain
@@ -21,6 +23,8 @@ __all__ = ["Lines", "html", "text"]
 #: Results shown, at the most, besides those that failed.
 MOST = 40
 MOST_HTML = 1000
+#: Seconds after which the progress of a job is shown.
+PATIENCE = 3.0
 
 _WORDS: dict[Status, str] = {
     "done": "done",
@@ -89,10 +93,16 @@ class Lines:
 
 
 class _Named:
-    """The progress of one job, whose name stands before those of its variables."""
+    """The progress of one job, whose name stands before those of its variables.
+
+    A job that is over in no time is not worth a bar or a line: nothing is shown at first.
+    """
 
     def __init__(self, name: str, shown: Progress):
         self._name, self._shown = name, shown
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._held: dict[tuple[str, str], int] = {}
 
     def __enter__(self) -> Self:
         self._shown.__enter__()
@@ -106,9 +116,17 @@ class _Named:
     ) -> None:
         self._shown.__exit__(kind, error, traceback)
 
-    def update(self, *, name: str, **done: Any) -> None:
+    def update(self, *, name: str, stage: str, done: int, total: int, nbytes: int) -> None:
         """Take note that a box is done."""
-        self._shown.update(name=f"{self._name}: {name}", **done)
+        key = (name, stage)
+        with self._lock:
+            nbytes += self._held.pop(key, 0)
+            if time.monotonic() - self._began < PATIENCE:
+                self._held[key] = nbytes
+                return
+        self._shown.update(
+            name=f"{self._name}: {name}", stage=stage, done=done, total=total, nbytes=nbytes
+        )
 
 
 def _place(number: int, total: int) -> str:
