@@ -30,7 +30,7 @@ import xarray as xr
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from batching.archive import job_file, make_archive, real_files  # noqa: E402
+from batching.archive import job_file, make_archive, real_files
 
 
 def child(jobs: str) -> None:
@@ -44,16 +44,15 @@ def child(jobs: str) -> None:
     )
     with cluster, Client(cluster):
         report = xchunk.batch(jobs)
-    print(json.dumps(report.to_dict()))
+    report.save(Path(jobs).with_name("report.json"))
 
 
-def start(jobs: Path) -> subprocess.Popen[str]:
+def start(jobs: Path) -> subprocess.Popen[bytes]:
     """Start the batch in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, __file__, "--child", str(jobs)],
-        stdout=subprocess.PIPE,
-        stderr=jobs.with_suffix(".log").open("a"),
-        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=jobs.with_suffix(".log").open("ab"),
         start_new_session=True,
     )
 
@@ -81,7 +80,7 @@ def kill_half_way(jobs: Path, total: int) -> int:
         assert process.poll() is None, "it ended by itself"
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
     return sum(r["status"] == "done" for r in records(jobs))
 
 
@@ -96,9 +95,8 @@ def to_the_end(jobs: Path) -> tuple[dict[str, Any], list[tuple[int, int]]]:
             seen = done
             memory.append((done, watched.memory_info().rss))
         time.sleep(0.05)
-    out, _ = process.communicate()
     assert process.returncode == 0, "the batch itself failed"
-    return json.loads(out), memory
+    return json.loads(jobs.with_name("report.json").read_text()), memory
 
 
 def is_same(source: Path, target: Path) -> bool:
