@@ -19,10 +19,11 @@ WHAT = {"t": -1, "y": 10}
 SHARDS = {"t": -1, "y": 20, "x": -1}
 
 
-@cache
 def maps(folder: Path, zarr_format: Literal[2, 3] = 3, shards: bool = False) -> Path:
     """Maps of 4.6 MB, packed, and two small variables; they are made once in a folder."""
     path = folder / f"maps-{zarr_format}-{shards}.zarr"
+    if path.exists():
+        return path
     rng = np.random.default_rng(1)
     group = zarr.create_group(path, zarr_format=zarr_format, attributes={"title": "maps"})
     values: dict[str, Any] = {
