@@ -230,26 +230,54 @@ def _hdf5_codecs(encoding: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(named)
 
 
-_files: dict[tuple[str, str, str | None], xr.Dataset] = {}
+_files: dict[tuple[str, str], dict[str, xr.Dataset]] = {}
 _files_lock = threading.Lock()
 
 
 def _open_file(ref: FileRef) -> xr.Dataset:
-    """Open a file undecoded, once a process; xarray's own cache bounds the open handles."""
-    key = (ref.filename, ref.engine, ref.group)
+    """Open a file undecoded, once a process; xarray's own cache bounds the open handles.
+
+    All groups share one handle: netCDF's library fails where a file that is open several times
+    is closed in another order.
+    """
+    key, group = (ref.filename, ref.engine), f"/{(ref.group or '').strip('/')}"
     with _files_lock:
-        if key not in _files:
+        groups = _files.get(key)
+        if groups is None:
             if len(_files) >= 128:
-                _files.pop(next(iter(_files))).close()
+                _close(_files.pop(next(iter(_files))))
             with small_default_cache(ref.engine):
-                _files[key] = xr.open_dataset(
-                    ref.filename, engine=ref.engine, group=ref.group, decode_cf=False, cache=False
-                )
-        return _files[key]
+                groups = _files[key] = _open_groups(ref)
+        if group not in groups:
+            groups[group] = _open_group(ref)
+        return groups[group]
+
+
+def _open_groups(ref: FileRef) -> dict[str, xr.Dataset]:
+    if ref.engine == "scipy":
+        return {}
+    try:
+        found = xr.open_groups(ref.filename, engine=ref.engine, decode_cf=False, cache=False)
+    except (OSError, ImportError):
+        raise
+    except Exception:  # noqa: BLE001 - a group that is not asked for may be what xarray cannot read
+        return {}
+    return {str(name): ds for name, ds in found.items()}
+
+
+def _open_group(ref: FileRef) -> xr.Dataset:
+    return xr.open_dataset(
+        ref.filename, engine=ref.engine, group=ref.group, decode_cf=False, cache=False
+    )
+
+
+def _close(groups: dict[str, xr.Dataset]) -> None:
+    for ds in groups.values():
+        ds.close()
 
 
 def close_files() -> None:
     """Close what `open_stored` keeps open, so that the next run sees the files as they are."""
     with _files_lock:
         while _files:
-            _files.popitem()[1].close()
+            _close(_files.popitem()[1])
