@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from batching.archive import job_file, make_archive, real_files
 
 CHILD = """
