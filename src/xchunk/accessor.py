@@ -252,13 +252,15 @@ class ChunkingAccessor(Asking[T]):
         VerificationError
             If anything differs; names each variable, region and storage key.
         """
+        from xchunk import formatting
         from xchunk.proof import prove
         from xchunk.storage.stores import open_store
 
         target = open_store(store, read_only=True, storage_options=storage_options)
         budget, shown = self.budget(memory, max_mem), _progress(progress)
         with shown:
-            return prove(self._groups(), target, budget=budget, progress=shown)
+            proof = prove(self._groups(), target, budget=budget, progress=shown)
+        return formatting.shown(proof)
 
     def _bind(
         self, what: What, store: Any, *, access: Any, memory: Any, max_mem: Any, **options: Any

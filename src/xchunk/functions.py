@@ -205,8 +205,9 @@ def clean(
     >>> xchunk.clean("series.zarr", dry_run=False)  # doctest: +SKIP
     """
     from xchunk.cleaning import clean_target
+    from xchunk.formatting import shown
 
-    return clean_target(target, dry_run=dry_run, storage_options=storage_options)
+    return shown(clean_target(target, dry_run=dry_run, storage_options=storage_options))
 
 
 def graph(

@@ -51,7 +51,8 @@ _RULES = """
 .xchunk .xc-dim, .xchunk .xc-head span { color: var(--xc-dim); }
 .xchunk .xc-num, .xchunk code { font-family: var(--jp-code-font-family, ui-monospace, monospace);
   font-size: 12px; }
-.xchunk code { background: none; color: inherit; padding: 0; }
+.xchunk.xchunk.xchunk code { background: none; color: inherit; padding: 0; border: 0;
+  font-size: 12px; overflow-wrap: anywhere; white-space: normal; }
 .xchunk table.xc { border-collapse: collapse; width: 100%; margin: 2px 0 8px; table-layout: auto;
   font-size: 12px; border: 0; }
 .xchunk table.xc th, .xchunk table.xc td { text-align: left; vertical-align: top;
@@ -65,7 +66,7 @@ _RULES = """
 .xchunk table.xc tbody tr { background: none; }
 .xchunk table.xc tr.xc-more td, .xchunk table.xc tr.xc-open > * { border-bottom: 0; }
 .xchunk table.xc tr.xc-more td { border-bottom: 1px solid var(--xc-line); padding-top: 0; }
-.xchunk p { margin: 4px 0; max-width: 90ch; }
+.xchunk.xchunk p { margin: 4px 0; max-width: 90ch; }
 .xchunk dl.xc { display: flex; flex-wrap: wrap; gap: 2px 20px; margin: 4px 0; }
 .xchunk dl.xc div { display: flex; gap: 6px; align-items: baseline; }
 .xchunk dl.xc dt { color: var(--xc-dim); font-weight: 400; margin: 0; padding: 0;
@@ -219,4 +220,4 @@ main.xchunk h1 { font-size: 22px; font-weight: 600; margin: 8px 0 12px; }
 main.xchunk h2 { font-size: 16px; font-weight: 600; margin: 28px 0 6px; }
 main.xchunk .xchunk { margin: 10px 0; font-size: 14px; }
 main.xchunk > .xchunk:only-child > .xc-head > b { font-size: 18px; }
-main.xchunk p { font-size: 14px; }"""
+main.xchunk.xchunk p { font-size: 14px; }"""

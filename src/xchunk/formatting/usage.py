@@ -46,14 +46,14 @@ class Gauge:
     Parameters
     ----------
     budget : MemoryBudget
-        Where the limit of a worker is known, all that a process holds is set against it; else
-        what it grows by from now on is set against ``max_mem``.
+        Where the limit of a worker is known, or its workers have limits of their own, all that
+        a process holds is set against it; else what it grows by from now on, against ``max_mem``.
     """
 
     def __init__(self, budget: MemoryBudget):
         self._budget = budget
         self._client = _reachable(current_client())
-        self._before = self._workers() if self._client is not None else {"": resident_bytes()}
+        self._before = {name: n for name, (n, _) in self._found().items()}
         self._looked = -1e9
         self._last: Held | None = None
         self.most: Held | None = None
@@ -69,27 +69,33 @@ class Gauge:
         return self._last
 
     def _look(self) -> Held | None:
-        b = self._budget
-        found = {"": resident_bytes()} if self._client is None else self._workers()
+        found = self._found()
         if not found:
             return None
+        # what a worker grew by since it began is no use here: it imports its libraries first
+        limits = {n for _, n in found.values()}
         who = "memory" if self._client is None else "fullest worker"
-        if b.memory is not None:
-            return Held(who, max(found.values()), b.memory)
-        # a worker that came later began with what the others began with
+        if self._budget.memory is not None:
+            return Held(who, max(n for n, _ in found.values()), self._budget.memory)
+        if all(limits):
+            return max((Held(who, n, limit) for n, limit in found.values()), key=lambda h: h.part)
         began = min(self._before.values(), default=0)
-        grown = max(n - self._before.get(name, began) for name, n in found.items())
-        return Held(who, max(0, grown), b.max_mem)
+        grown = max(n - self._before.get(name, began) for name, (n, _) in found.items())
+        return Held(who, max(0, grown), self._budget.max_mem)
 
-    def _workers(self) -> dict[str, int]:
+    def _found(self) -> dict[str, tuple[int, int]]:
+        """Bytes that each process holds, and its limit; 0 where it has none."""
         if self._client is None:
-            return {}
+            return {"": (resident_bytes(), 0)}
         try:
             infos: dict[str, Any] = dict(self._client.scheduler_info(n_workers=-1)["workers"])
         except Exception:  # noqa: BLE001 - a scheduler that is busy or gone stops no rechunk
             return {}
-        metrics = {str(name): info.get("metrics") or {} for name, info in infos.items()}
-        return {name: int(m["memory"]) for name, m in metrics.items() if "memory" in m}
+        return {
+            str(name): (int(info["metrics"]["memory"]), int(info.get("memory_limit") or 0))
+            for name, info in infos.items()
+            if "memory" in (info.get("metrics") or {})
+        }
 
 
 def _reachable(client: Client | None) -> Client | None:

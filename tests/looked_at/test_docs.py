@@ -1,0 +1,42 @@
+"""The built documentation in a browser; the folder is named by ``XCHUNK_BUILT_DOCS``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from looked_at.browser import Browser
+
+FOLDER = os.environ.get("XCHUNK_BUILT_DOCS", "")
+
+#: Pages that Sphinx makes of nothing but links, and pages without any.
+_MADE = {"genindex.html", "search.html", "py-modindex.html"}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not FOLDER, reason="XCHUNK_BUILT_DOCS names no built documentation"),
+]
+
+
+def pages() -> list[Path]:
+    root = Path(FOLDER)
+    found = [p for p in root.rglob("*.html") if not p.relative_to(root).parts[0].startswith("_")]
+    return sorted(p for p in found if p.name not in _MADE)
+
+
+@pytest.mark.parametrize("page", pages() if FOLDER else [], ids=lambda p: p.stem)
+def test_a_page_reads_well(eyes: Browser, page: Path) -> None:
+    for width in (400, 1400):
+        for dark in (False, True):
+            seen = eyes.look(page, width=width, dark=dark)
+            where = f"{page.name} at {width} px, {'dark' if dark else 'light'}"
+            assert seen.errors == [], where
+            assert seen.reaches <= seen.width, f"{where}: {seen.outside}"
+            assert len(seen.text) > 200, where
+
+
+def test_there_are_pages() -> None:
+    assert (Path(FOLDER) / "index.html").is_file()
+    assert len(pages()) > 5
