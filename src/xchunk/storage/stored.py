@@ -253,11 +253,22 @@ def _open_file(ref: FileRef) -> xr.Dataset:
         return groups[group]
 
 
+#: What ``decode_cf=False`` means, which `xarray.open_groups` does not take as `open_dataset` does.
+_UNDECODED: dict[str, Any] = {
+    "decode_cf": False,
+    "mask_and_scale": False,
+    "decode_times": False,
+    "decode_timedelta": False,
+    "concat_characters": False,
+    "decode_coords": False,
+}
+
+
 def _open_groups(ref: FileRef) -> dict[str, xr.Dataset]:
     if ref.engine == "scipy":
         return {}
     try:
-        found = xr.open_groups(ref.filename, engine=ref.engine, decode_cf=False, cache=False)
+        found = xr.open_groups(ref.filename, engine=ref.engine, cache=False, **_UNDECODED)
     except (OSError, ImportError):
         raise
     except Exception:  # noqa: BLE001 - a group that is not asked for may be what xarray cannot read
