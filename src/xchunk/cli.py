@@ -237,7 +237,13 @@ def suggest(out: Output, /, **given: Any) -> None:
     sizes = sizes_of(given["memory"], given["max_mem"])
     with on_cluster(out, given):
         suggestion = open_given(out, given).chunking.suggest(access=asked, **pattern, **sizes)
-    out.result("suggest", suggestion.to_dict, lambda: text.suggestion(suggestion))
+
+    def document() -> dict[str, Any]:
+        # what a workload brings, which is a Python function
+        found: dict[str, Any] = suggestion.to_dict()
+        return {k: v for k, v in found.items() if k not in ("prediction", "outcomes")}
+
+    out.result("suggest", document, lambda: text.suggestion(suggestion))
 
 
 @xchunk.command(
@@ -298,7 +304,11 @@ def rechunk(out: Output, /, dry_run: bool, verify: bool, **given: Any) -> None:
     said = f"\n{planned.target}: {format_bytes(planned.nbytes)} in {format_seconds(seconds)}"
     if verify:
         said += "; read back, and identical to the source bit by bit"
-    done = {"seconds": seconds, "verified": True if verify else None}
+    done = {
+        "predicted_seconds": planned.seconds,
+        "seconds": seconds,
+        "verified": True if verify else None,
+    }
     out.result("rechunk", lambda: {**planned.to_dict(), **done}, lambda: said)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -17,6 +18,7 @@ from xchunk.errors import ClusterError
 
 __all__ = ["cluster_options", "on_cluster"]
 
+_ADDRESS = re.compile(r"([a-z]+://)?[^\s/]+:\d+/?")
 #: Seconds in which a scheduler has to answer, and workers have to come.
 _CONNECT, _START = 15, 60
 #: Seconds that workers get to end by themselves.
@@ -89,6 +91,11 @@ def on_cluster(out: Output, given: dict[str, Any]) -> Iterator[Any]:
         name = "--memory-limit" if limit else "--threads-per-worker"
         raise click.UsageError(f"{name} is for workers that are started here: give --workers N too")
     if scheduler:
+        if not _ADDRESS.fullmatch(scheduler):
+            raise click.UsageError(
+                f"--scheduler {scheduler}: is no address; give tcp://HOST:PORT, which "
+                "'dask scheduler' prints when it starts"
+            )
         with _connected(out, scheduler) as client:
             yield client
     elif workers:
