@@ -12,6 +12,8 @@ import zarr
 
 import xchunk
 from xchunk import cli
+from xchunk.storage.refs import FileRef
+from xchunk.storage.stored import close_files, open_stored
 from xchunk.storage.unpacked import as_blocks, unpacked
 
 QUIET: dict[str, Any] = {"progress": False}
@@ -71,6 +73,17 @@ def test_packed_numbers_are_kept_without_it(packed: Path) -> None:
         assert note.startswith("v: its decoded values are stored as float32, 96.0 kB")
         assert note.endswith("not packed as int16, 48.0 kB")
         assert plan["v"].job.itemsize == 4
+
+
+def test_stored_values_are_read_as_they_are_stored(packed: Path) -> None:
+    """Whatever way a file is opened to be read raw: nothing of it is decoded."""
+    with xr.open_dataset(packed, engine="netcdf4", decode_cf=False) as raw:
+        stored = open_stored(FileRef(str(packed), "netcdf4", None, "v"))
+        assert stored.info.dtype == "i2"
+        assert set(stored.info.attrs) == {"_FillValue", "scale_factor", "add_offset", "units"}
+        found = stored.read((slice(0, 20), slice(0, 30), slice(0, 40)))
+        assert found.tobytes() == raw.v.values.tobytes()
+    close_files()
 
 
 def test_filters_for_the_packed_dtype_are_left_out() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dask.array as da
@@ -16,6 +16,7 @@ from dask.base import optimize as dask_optimize
 from zarr.abc.store import Store
 
 from xchunk._secrets import safe_cause
+from xchunk.engine.apart import Names
 from xchunk.engine.copy import StageSpec, checkpoint, copy_box, release, write_block
 from xchunk.engine.digest import digest_block, digest_box
 from xchunk.errors import SourceError, StageFailedError, XchunkError
@@ -181,6 +182,11 @@ def run_chains(
     StageFailedError
         If a box could not be copied, after dask's retries on a cluster.
     """
+    names = Names()
+    chains = [
+        c if c.blocks is None else replace(c, blocks=names.own(c.blocks, c.stages[0].label))
+        for c in chains
+    ]
     try:
         for group in _groups(chains):
             graph, boxes = _graph(group)

@@ -1,0 +1,185 @@
+"""More of what has broken the tools of this field; `test_cases` has the others."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import xchunk
+from xchunk import cli
+from xchunk.core.plan import Limits
+from xchunk.core.units import format_bytes
+
+QUIET = {"progress": False}
+
+
+def packed_part(path: Path, offset: float) -> xr.Dataset:
+    ds = xr.Dataset({"v": (("t", "x"), np.array([[1.0, 2.0], [3.0, 4.0]]) + offset)})
+    encoding = {"dtype": "u1", "scale_factor": 0.5, "add_offset": offset, "_FillValue": 255}
+    ds.to_zarr(path, encoding={"v": encoding})
+    return xr.open_zarr(path)
+
+
+def test_files_that_are_packed_in_different_ways(tmp_path: Path) -> None:
+    """Values beyond the first file's packing are an error, or are stored as they are."""
+    parts = [packed_part(tmp_path / f"{n}.zarr", n) for n in (0.0, 500.0)]
+    both = xr.concat(parts, "t")
+    with pytest.raises(xchunk.EncodingError, match=r"501.* does not fit.*unpack=True"):
+        both.chunking.apply({"t": -1}, store="o.zarr", **QUIET)
+    assert not Path("o.zarr/zarr.json").exists()
+    out = both.chunking.apply({"t": -1}, store="o.zarr", unpack=True, resume=False, **QUIET)
+    np.testing.assert_array_equal(out.v.values, both.v.values)
+
+
+def test_a_float32_scale_factor(tmp_path: Path) -> None:
+    """It becomes a JSON number: that is said, the integers stay, and unpack=True keeps float32."""
+    values = np.array([[1.25, np.nan], [3.5, 4.75]], dtype="f4")
+    encoding = {"dtype": "i2", "scale_factor": np.float32(0.05), "_FillValue": np.int16(-1)}
+    xr.Dataset({"v": (("t", "x"), values)}).to_netcdf("s.nc", encoding={"v": encoding})
+    with (
+        xr.open_dataset("s.nc", chunks={}) as ds,
+        xr.open_dataset("s.nc", decode_cf=False) as stored,
+    ):
+        with pytest.warns(xchunk.LayoutChangeWarning, match="float32 scale_factor"):
+            out = ds.chunking.apply({"t": -1}, store="o.zarr", verify=True, **QUIET)
+        assert out.v.dtype == "f8"
+        raw = zarr.open_group("o.zarr")["v"][...]
+        assert raw.tobytes() == stored.v.values.tobytes()
+        out = ds.chunking.apply({"t": -1}, store="u.zarr", unpack=True, verify=True, **QUIET)
+        assert out.v.dtype == "f4"
+        assert out.v.values.tobytes() == ds.v.values.tobytes()
+
+
+def test_holes_that_read_as_nan(tmp_path: Path) -> None:
+    """One deleted key is named; chunks that are empty are not."""
+    values = np.arange(40.0).reshape(8, 5)
+    values[4:] = np.nan
+    ds = xr.Dataset({"v": (("t", "x"), values)})
+    ds.v.encoding = {"fill_value": np.nan}
+    ds.chunking.apply({"t": 2, "x": 5}, store="o.zarr", **QUIET)
+    ds.chunking.verify("o.zarr")
+    Path("o.zarr/v/c/1/0").unlink()
+    with pytest.raises(xchunk.VerificationError, match=r"v/c/1/0 is lost") as caught:
+        ds.chunking.verify("o.zarr")
+    assert "c/2/0" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["groups", "tree"])
+def test_groups_that_share_dask_names(how: str) -> None:
+    """xarray names blocks of equal names in different groups alike: none gets another's values."""
+    values = {name: np.arange(24.0).reshape(6, 4) + n for name, n in (("a", 0), ("b", 100))}
+    for name, data in values.items():
+        xr.Dataset({"v": (("t", "x"), data)}).to_zarr("s.zarr", group=name, mode="a")
+    if how == "groups":
+        groups = xr.open_groups("s.zarr", engine="zarr", chunks={}, consolidated=False)
+    else:
+        tree = xr.open_datatree("s.zarr", engine="zarr", chunks={}, consolidated=False)
+        groups = {path: tree[path].to_dataset() for path in ("/a", "/b")}
+    doubled = xr.DataTree.from_dict({path: ds * 2 for path, ds in groups.items()})
+    out = doubled.chunking.apply({"t": -1, "x": 2}, store="o.zarr", **QUIET)
+    for name, data in values.items():
+        np.testing.assert_array_equal(out[f"{name}/v"].values, 2 * data)
+        np.testing.assert_array_equal(zarr.open_group("o.zarr")[f"{name}/v"][...], 2 * data)
+    doubled.chunking.verify("o.zarr")
+
+
+@pytest.fixture
+def rectilinear(tmp_path: Path) -> Iterator[Path]:
+    if "rectilinear_chunks" not in zarr.config.config["array"]:
+        pytest.skip("this zarr has no rectilinear grids")
+    with zarr.config.set({"array.rectilinear_chunks": True}):
+        group = zarr.create_group(tmp_path / "s.zarr")
+        array = group.create_array(
+            "v", shape=(12, 20), chunks=[[3, 4, 5], [10, 10]], dtype="f4",
+            dimension_names=("t", "x"),
+        )  # fmt: skip
+        array[...] = np.arange(240).reshape(12, 20)
+        yield tmp_path / "s.zarr"
+
+
+@pytest.mark.parametrize("chunks", [None, {}], ids=["lazy", "dask"])
+def test_a_rectilinear_grid_is_read(rectilinear: Path, chunks: Any) -> None:
+    ds = xr.open_zarr(rectilinear, chunks=chunks, consolidated=False)
+    assert ds.chunking.layout()["v"].chunks == ((3, 4, 5), 10)
+    job = ds.chunking.plan({"t": -1, "x": 5}, store="o.zarr")["v"].job
+    assert job.source.axes[0].parts == (3, 4, 5)
+    assert job.source_chunked
+    out = ds.chunking.apply({"t": -1, "x": 5}, store="o.zarr", verify=True, **QUIET)
+    np.testing.assert_array_equal(out.v.values, np.arange(240).reshape(12, 20))
+    assert out.v.chunks == ((12,), (5,) * 4)
+
+
+def test_a_rectilinear_grid_that_zarr_does_not_read(
+    rectilinear: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zarr.config.set({"array.rectilinear_chunks": False}):
+        assert cli.run(["rechunk", str(rectilinear), "o.zarr", "--chunks", "t=-1"]) == 6
+    said = capsys.readouterr().err
+    assert "Rectilinear chunk grids" in said
+    assert "array.rectilinear_chunks" in said
+    assert not Path("o.zarr").exists()
+
+
+def maps(shape: tuple[int, ...], chunks: tuple[int, ...]) -> xr.Dataset:
+    """Metadata of a large array, of which nothing is there."""
+    zarr.create_group("maps.zarr").create_array(
+        "v", shape=shape, chunks=chunks, dtype="f4", dimension_names=("t", "y", "x")[: len(shape)]
+    )
+    return xr.open_zarr("maps.zarr", consolidated=False, chunks=None)
+
+
+def test_p2p_is_predicted_before_it_starts() -> None:
+    """It needs room for the whole array on the workers' disks, and says so with the numbers."""
+    ds = maps((20_000, 1000, 1000), (10, 1000, 1000))
+    found = ds.chunking.compare_rechunk({"t": -1, "y": 10, "x": 10}, memory="4GB")
+    p2p, staged = found["p2p"], found["staged"]
+    assert p2p.worker_disk >= ds.v.nbytes / max(1, found.budget.workers)
+    assert found["tasks"].worker_mem > 4e9
+    assert not found["tasks"].fits
+    assert staged.worker_mem <= 4e9
+    said = str(found)
+    assert "p2p" in said
+    assert format_bytes(p2p.worker_disk) in said
+
+
+@pytest.mark.parametrize(
+    ("shape", "source", "target"),
+    [
+        ((100_000, 1000, 1000), (1, 1000, 1000), (100_000, 1, 1)),
+        ((1_000_000, 100_000), (1, 100_000), (1_000_000, 1)),
+        ((20_000, 2000, 2000), (1, 2000, 2000), (20_000, 10, 10)),
+    ],
+    ids=["400 GB", "400 GB of two dims", "320 GB"],
+)
+def test_tiny_intermediates(
+    shape: tuple[int, ...], source: tuple[int, ...], target: tuple[int, ...]
+) -> None:
+    """Objects, tasks and the sizes of pieces are bounded, whatever the shapes."""
+    ds = maps(shape, source)
+    named = dict(zip(ds.v.dims, target, strict=True))
+    plan = ds.chunking.plan({"v": named}, store="o.zarr", max_mem="4GB")["v"]
+    limits = Limits()
+    for stage in plan.stages:
+        assert stage.boxes.count <= limits.tasks
+        if stage.scratch is not None:
+            assert stage.work.objects <= limits.objects
+            assert math.prod(stage.scratch.shards or stage.scratch.chunks) * 4 >= limits.piece
+    assert plan.amplification == 1.0
+
+
+def test_limits_are_named_where_they_cannot_be_kept() -> None:
+    ds = maps((100_000, 1000, 1000), (1, 1000, 1000))
+    with pytest.raises(xchunk.MemoryBudgetError, match="100 tasks") as caught:
+        ds.chunking.plan(
+            {"t": -1, "y": 1, "x": 1}, store="o.zarr", max_mem="1GB", limits=Limits(tasks=100)
+        )
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert error.allowed == 1_000_000_000 < error.smallest
