@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from zarr.registry import get_codec_class, get_numcodec
 
 from xchunk.errors import EncodingError, InvalidJobError
 
@@ -87,11 +88,8 @@ def _codecs(name: str, said: Any, zarr_format: int) -> tuple[Any, ...] | None:
         return None
     try:
         if zarr_format == 2:
-            import numcodecs
-
-            return (numcodecs.get_codec({"id": codec, **own}),)
-        from zarr.registry import get_codec_class
-
+            config: Any = {"id": codec, **own}
+            return (get_numcodec(config),)
         return (get_codec_class(codec).from_dict({"name": codec, "configuration": own}),)
     except Exception as error:
         said = " ".join(str(error).split())
