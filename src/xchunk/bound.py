@@ -11,9 +11,11 @@ from typing import Any
 
 from zarr.abc.store import Store
 
+from xchunk._secrets import safe_cause
 from xchunk._version import __version__
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.plan import ArrayPlan, RechunkPlan
+from xchunk.core.vacancy import Vacant
 from xchunk.engine.copy import StageSpec, scratch_dtype
 from xchunk.engine.run import (
     Chain,
@@ -30,6 +32,7 @@ from xchunk.storage.durable import Confirming, flush
 from xchunk.storage.journal import Header, Journal
 from xchunk.storage.lease import lease
 from xchunk.storage.owned import forget, sweep_partials
+from xchunk.storage.present import find_vacant
 from xchunk.storage.refs import ZarrRef
 from xchunk.storage.site import Site
 from xchunk.storage.stores import describe, is_fault_of_store, local_path, reaching
@@ -114,11 +117,15 @@ class Rechunk:
                     with suppress(Exception):
                         site.abandon(home, self.header, existed=existed)
                     if is_fault_of_store(error):
-                        raise SourceError(f"{_failed(error)} Nothing was copied.") from error
+                        raise SourceError(f"{_failed(error)} Nothing was copied.") from safe_cause(
+                            error
+                        )
                     raise
                 _explain(error, site.store)
                 if is_fault_of_store(error):
-                    raise StageFailedError(f"{_failed(error)} {_hint(site.store)}") from error
+                    raise StageFailedError(f"{_failed(error)} {_hint(site.store)}") from safe_cause(
+                        error
+                    )
                 raise
             try:
                 flush([final])
@@ -229,6 +236,11 @@ class Rechunk:
         specs: list[StageSpec] = []
         scratches: list[ZarrRef] = []
         source: Any = one.ref
+        grids = [stage.boxes for stage in copy.plan.stages]
+        vacant: tuple[frozenset[int], ...] = ()
+        fill = b""
+        if isinstance(one.ref, ZarrRef) and self.engine is None:
+            vacant, fill = find_vacant(one.ref, final, one.origin, grids)
         for number, stage in enumerate(copy.plan.stages):
             target = final
             if stage.scratch is not None:
@@ -247,8 +259,12 @@ class Rechunk:
                     dtype=one.dtype,
                     from_scratch=number > 0,
                     to_scratch=stage.scratch is not None,
+                    in_flight=int(stage.buffers.in_flight),
                     at_once=stage.buffers.read_unit if number == 0 and _in_parts(one) else None,
                     threads=max(1, min(copy.plan.threads, fitting)),
+                    vacant=Vacant(grids[number - 1], vacant[number - 1], fill)
+                    if number and vacant and vacant[number - 1]
+                    else None,
                     marks=journal.marks(facts, number),
                 )
             )
@@ -260,6 +276,9 @@ class Rechunk:
                 workspace.remove_scratch(scratch)
 
         blocks = None if one.ref is not None or one.variable is None else one.variable.data
+        if vacant:
+            done = finished or (frozenset(),) * len(vacant)
+            finished = tuple(a | b for a, b in zip(done, vacant, strict=True))
         return Chain(tuple(specs), blocks, clean if scratches else None, finished)
 
 

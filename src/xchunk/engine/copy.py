@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from xchunk._secrets import safe_cause
 from xchunk.core.grid import Grid, slabs
+from xchunk.core.vacancy import Vacant
 from xchunk.engine.allocator import give_back, new_buffer, steady
 from xchunk.engine.inflight import in_flight, stop, with_patience
 from xchunk.errors import StageFailedError, XchunkError
@@ -74,6 +75,8 @@ class StageSpec:
     the whole box."""
     pieces: Grid | None = None
     """What each box is cut into where it is read to be compared; None: it is copied."""
+    vacant: Vacant | None = None
+    """What is missing in the scratch array that is read, since nothing came into it."""
     marks: BoxMarks | None = None
     """Where it is noted that a box is written; None: nowhere."""
     target_origin: tuple[int, ...] | None = None
@@ -156,6 +159,9 @@ def reading(
         with _buffers.borrow(shape, dtype) if own is None else nullcontext(own) as buffer:
             values = _read(spec, source, shifted, buffer)
             give_back()
+            if spec.vacant is not None:
+                for part in spec.vacant.within(region):
+                    values[part] = np.frombuffer(spec.vacant.fill, dtype=dtype)[0]
             if spec.from_scratch and isinstance(spec.source, ZarrRef):
                 refuse_lost_pieces(spec.source, source.info, shifted, values)
             yield region, values.view(spec.dtype) if spec.from_scratch else values

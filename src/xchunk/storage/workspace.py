@@ -25,6 +25,7 @@ from xchunk.core.grid import Grid
 from xchunk.core.plan import Scratch
 from xchunk.errors import StageFailedError, TargetExistsError
 from xchunk.storage.durable import put_durably
+from xchunk.storage.icechunk import is_session
 from xchunk.storage.refs import ZarrRef
 from xchunk.storage.stored import StoredInfo
 from xchunk.storage.stores import describe, local_path
@@ -37,7 +38,7 @@ from xchunk.storage.zarr_io import (
     put_key,
 )
 
-__all__ = ["MARKER", "PREFIX", "Workspace", "refuse_lost_pieces"]
+__all__ = ["MARKER", "PREFIX", "Workspace", "is_lost_mark", "refuse_lost_pieces"]
 
 #: The prefix below which everything temporary of ours lies.
 PREFIX = ".xchunk"
@@ -62,6 +63,9 @@ class Workspace:
 
     def read_marker(self) -> dict[str, Any] | None:
         """Read the marker; None where there is none, or it is not ours."""
+        if is_session(self.store):
+            # what is not committed is gone, and whatever is ours lies elsewhere
+            return None
         root = local_path(self.store)
         if root is not None and (root / PREFIX).is_symlink():
             # it leads to a place that somebody else chose
@@ -97,13 +101,21 @@ class Workspace:
         TargetExistsError
             If something that is not ours lies where the scratch data would.
         """
-        if self.read_marker() is None and not self.is_bare and holds_any(self.store, PREFIX):
+        if self.read_marker() is None and not self.is_bare and self._holds_others():
             raise TargetExistsError(
                 f"{describe(self.store)} holds a folder {PREFIX!r} that xchunk did not make. "
                 "Nothing was written. Move it away, or give another target."
             )
         marker = {"made_by": _MADE_BY, "format": 1, **facts}
         put_durably(self.store, MARKER, json.dumps(marker, indent=1).encode())
+
+    def _holds_others(self) -> bool:
+        """Tell whether something lies below the prefix that is not a marker half written."""
+        root = local_path(self.store)
+        inside = None if root is None else root / PREFIX
+        if inside is None or inside.is_symlink() or not inside.is_dir():
+            return holds_any(self.store, PREFIX)
+        return not all(_UNFINISHED.fullmatch(path.name) for path in inside.iterdir())
 
     def scratch_array(
         self,
@@ -174,6 +186,11 @@ class Workspace:
 
 def _lost(dtype: np.dtype[Any]) -> Any:
     return np.frombuffer(bytes([_LOST]) * dtype.itemsize, dtype=dtype)[0]
+
+
+def is_lost_mark(bits: bytes) -> bool:
+    """Tell whether the bits of a value are those that scratch has where a piece is missing."""
+    return set(bits) == {_LOST}
 
 
 def refuse_lost_pieces(
