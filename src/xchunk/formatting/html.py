@@ -118,9 +118,11 @@ def layout_report(report: LayoutReport, *, style: bool = True) -> str:
         ", ".join(formats),
     ]
     body = rows(data) if data else "<p>No data variables.</p>"
-    for number, layout in enumerate(a for a in data[:DRAWN] if describe.is_cut(a)):
+    drawn = [a for a in data[:DRAWN] if describe.is_cut(a)]
+    if drawn:
         # what requests touch is shown for the largest one
-        body += layout_figures(layout, () if number else (*data, *coords))
+        body += layout_figures(drawn[0], (*data, *coords))
+        body += _figures([drawing.array_layout(a, title=a.name) for a in drawn[1:]])
     if coords:
         count = describe.counted(len(coords), "coordinate")
         body += f"<details><summary>{esc(count)}</summary>{rows(coords)}</details>"

@@ -59,7 +59,7 @@ _RULES = """
   padding: 4px 12px 4px 0; border: 0; border-bottom: 1px solid var(--xc-line);
   background: none; color: inherit;
   font-weight: 400; white-space: normal; max-width: none; overflow-wrap: normal; }
-.xchunk table.xc tbody th { overflow-wrap: anywhere; min-width: 9em; }
+.xchunk table.xc tbody th { overflow-wrap: anywhere; min-width: 9em; max-width: 17em; }
 .xchunk table.xc td.xc-note { color: var(--xc-warn); }
 .xchunk table.xc thead th { color: var(--xc-dim); font-size: 11px; padding-bottom: 2px; }
 .xchunk table.xc tbody th { font-weight: 600; }
@@ -116,7 +116,7 @@ _RULES = """
   border-bottom: 4.5px solid transparent; }
 .xchunk summary { cursor: pointer; color: var(--xc-dim); }
 .xchunk .xc-run > div { display: grid; align-items: center; gap: 0 12px; padding: 2px 0;
-  grid-template-columns: minmax(120px, 200px) minmax(80px, 1fr) minmax(0, max-content) 64px; }
+  grid-template-columns: 200px minmax(80px, 1fr) 250px 72px; }
 .xchunk .xc-run span:last-child { text-align: right; white-space: nowrap; }
 @container (max-width: 640px) {
   .xchunk .xc-run > div { grid-template-columns: 1fr max-content; padding: 4px 0; }

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xchunk.core.memory import MemoryBudget
+from xchunk.core.memory import PAUSE, MemoryBudget
 from xchunk.core.units import format_bytes
 from xchunk.engine.budget import resident_bytes
 from xchunk.engine.run import current_client
@@ -30,6 +30,13 @@ class Held:
     """Bytes that are in use."""
     of: int
     """Bytes that may be: the limit of a worker, or what it may grow by."""
+    is_limit: bool = True
+    """Whether it is a limit, near which dask pauses and terminates workers."""
+
+    @property
+    def is_much(self) -> bool:
+        """Whether it is so much that something will happen, or more than was promised."""
+        return self.part > (PAUSE if self.is_limit else 1.0)
 
     @property
     def part(self) -> float:
@@ -81,7 +88,7 @@ class Gauge:
             return max((Held(who, n, limit) for n, limit in found.values()), key=lambda h: h.part)
         began = min(self._before.values(), default=0)
         grown = max(n - self._before.get(name, began) for name, (n, _) in found.items())
-        return Held(who, max(0, grown), self._budget.max_mem)
+        return Held(who, max(0, grown), self._budget.max_mem, is_limit=False)
 
     def _found(self) -> dict[str, tuple[int, int]]:
         """Bytes that each process holds, and its limit; 0 where it has none."""
