@@ -31,7 +31,7 @@ _AT_ONCE, _ONE = 1.4, 1.2
 _TINY = 0.03
 
 #: Tasks for each thread from which on there are many.
-_MANY = 20
+_MANY = 100
 
 
 @dataclass(frozen=True)
@@ -188,14 +188,14 @@ def _one_chunk(f: Facts) -> Symptom | None:
         + (f", others of its kind {format_seconds(f.usual)}." if f.longest > 2 * f.usual else "."),
         "The blocks are of very different sizes, or one of them holds most of the data.",
         "Cut the data into blocks of one size.",
-        "ds = ds.chunk(ds.chunking.suggest())    # blocks of one size, along the stored chunks",
+        "# blocks of one size, along the stored chunks\nds = ds.chunk(ds.chunking.suggest())",
     )
 
 
 def _too_few(f: Facts) -> Symptom | None:
     if f.slots < 2 or f.idle < _IDLE or f.substantial >= f.slots:
         return None
-    if f.tasks >= _MANY * f.slots or _one_chunk(f) is not None:
+    if _one_chunk(f) is not None:
         return None
     if f.longest < 0.3 * f.elapsed:
         return None
@@ -211,24 +211,21 @@ def _too_few(f: Facts) -> Symptom | None:
 
 
 def _too_many(f: Facts) -> Symptom | None:
-    if f.tasks < _MANY * f.slots or f.mean > _TINY:
-        return None
-    lost = 1 - min(1.0, f.compute / f.total)
-    if lost < _IDLE:
+    if f.tasks < _MANY * f.slots or f.mean > _TINY or f.idle < _IDLE:
         return None
     factor = max(2, min(10_000, round(0.3 / max(f.mean, 1e-4))))
     return Symptom(
         "too-many-tasks",
-        lost,
+        f.idle,
         f"{format_count(f.tasks)} tasks took {format_seconds(f.mean)} each, and the threads "
-        f"were without work for {lost:.0%} of the time.",
+        f"were without work for {f.idle:.0%} of the time.",
         "The scheduler cannot hand out tasks as fast as they end: it takes up to a millisecond "
         "for each, however small it is.",
         f"Make the blocks about {format_count(factor)} times as large; a task should take a "
         "tenth of a second at least. Chunk when opening, since a later .chunk() keeps the small "
         "tasks and adds to them.",
-        "ds = xchunk.open_dataset(path)    # blocks of many stored chunks each\n"
-        f"ds.chunking.graph()               # before: with blocks {factor} times larger?",
+        "# many stored chunks in one block\nds = xchunk.open_dataset(path)\n"
+        "xchunk.graph(result)    # before it runs: how many tasks?",
     )
 
 
@@ -242,7 +239,7 @@ def _unbalanced(f: Facts) -> Symptom | None:
         f"{f.idle:.0%} of the threads' time was idle.",
         "Work stays where its data are: results of one worker, or few large blocks.",
         "Spread what is held, and cut large blocks.",
-        "client.rebalance()\nds = ds.chunk(ds.chunking.suggest())    # blocks of one size",
+        "client.rebalance()\nds = ds.chunk(ds.chunking.suggest())",
     )
 
 
@@ -260,8 +257,7 @@ def _transfer(f: Facts) -> Symptom | None:
         "all blocks does.",
         "Chunk the data so that what is combined lies in one block, with fewer and larger "
         "workers; or rechunk on disk once.",
-        "ds = xr.open_dataset(path, chunks={})\n"
-        'ds = ds.chunking.apply(access="timeseries", store="series.zarr")    # once, on disk',
+        '# once, on disk\nds = ds.chunking.apply(access="timeseries", store="series.zarr")',
     )
 
 
@@ -322,6 +318,9 @@ def _io(f: Facts) -> Symptom | None:
     store, codec = _read_shares(f)
     if store < _READ or store < codec:
         return None
+    threads = f"dask.config.set(num_workers={4 * f.slots})"
+    if f.scheduler == "cluster":
+        threads = f"client = Client(n_workers={f.workers}, threads_per_worker={4 * f.threads})"
     return Symptom(
         "io-bound",
         store * min(1.0, f.compute / f.total),
@@ -329,8 +328,9 @@ def _io(f: Facts) -> Symptom | None:
         "The data do not come fast enough, and processors are idle meanwhile.",
         "Make fewer and larger requests, and more of them at once: larger stored chunks, blocks "
         "of whole chunks, more threads than processors.",
-        'zarr.config.set({"async.concurrency": 64})    # requests of one task at once\n'
-        f"dask.config.set(num_workers={4 * f.slots})              # tasks at once\n"
+        "# requests of one task at once, and tasks at once\n"
+        'zarr.config.set({"async.concurrency": 64})\n'
+        f"{threads}\n"
         "ds = ds.chunk(ds.chunking.suggest(rates=ds.chunking.probe()))",
     )
 
@@ -347,7 +347,7 @@ def _codec(f: Facts) -> Symptom | None:
         "Use more processors, keep each stored chunk in one block so that it is decoded once, or "
         "store a copy with a faster codec.",
         "ds.chunking.check()    # is a chunk decoded more than once?\n"
-        'ds.chunking.apply(access="scan", store="fast.zarr")    # zstd, which decodes fast',
+        '# with zstd, which decodes fast\nds.chunking.apply(access="scan", store="fast.zarr")',
     )
 
 
@@ -410,15 +410,15 @@ def _probed(f: Facts) -> str:
 def _chunks_for(f: Facts, parts: int) -> str:
     memory = f'memory="{format_bytes(f.limit / parts).replace(" ", "")}"' if f.limit else ""
     return (
-        f"ds = ds.chunk(ds.chunking.suggest({memory}))    # smaller blocks\n"
-        "xchunk.graph(result)                      # before: what does it take at its peak?"
+        f"ds = ds.chunk(ds.chunking.suggest({memory}))\n"
+        "xchunk.graph(result)    # before it runs: what will it hold?"
     )
 
 
 def _more_blocks(f: Facts) -> str:
     return (
-        f'ds = ds.chunk("auto")    # or {{dim: n}} with {3 * f.slots} blocks or more\n'
-        "ds.chunking.suggest()    # where it says load, dask is not needed at all"
+        f"# {{dim: n}} that makes {3 * f.slots} blocks or more\nds = ds.chunk({{dim: n}})\n"
+        "ds.chunking.suggest()    # where it says load, do without dask"
     )
 
 

@@ -117,8 +117,8 @@ class _Looked:
     """How much of the whole it is, by its inputs."""
     more: int = 0
     """Layers of the longest chain that come after it."""
-    after: int = 0
-    """Tasks that come after it and are not fused."""
+    whole: int = 0
+    """Tasks of the whole that a scheduler runs."""
     sinks: int = 0
     """Tasks that were added to take the results."""
 
@@ -152,7 +152,7 @@ def _look(whole: Whole, rates: Rates) -> _Looked:
     walked = walk(chosen.graph, rates, cap=_CAP, seconds=_SECONDS)
     sinks = _sinks(walked) if chosen.more or whole.nbytes > SMALL else []
     walked = replace(walked, steps=(*walked.steps, *sinks))
-    return _Looked(walked, chosen.graph, chosen.part, chosen.more, chosen.after, len(sinks))
+    return _Looked(walked, chosen.graph, chosen.part, chosen.more, chosen.tasks, len(sinks))
 
 
 def _sinks(walked: Walked) -> list[Step]:
@@ -172,7 +172,7 @@ def _with_tasks(report: GraphReport, whole: Whole, looked: _Looked, rates: Rates
         looked.walked, threads=threads, workers=workers, rates=rates, gathered=gathered
     )
     own = looked.tasks
-    tasks = own if looked.part == 1 else round(own / looked.part) + looked.after
+    tasks = own if looked.part == 1 else looked.whole
     p = replace(p, tasks=tasks)
     notes = report.notes + p.notes
     if looked.part < 1:

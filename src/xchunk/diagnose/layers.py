@@ -17,7 +17,7 @@ from dask.utils import key_split
 
 from xchunk.core.graphs import Layer, layer_of, role_of
 from xchunk.core.passes import item_nbytes
-from xchunk.simulate._dask import Graph, Key, SimulationError, part_of
+from xchunk.simulate._dask import ConstantNode, Graph, Key, SimulationError, part_of
 from xchunk.simulate.lazy import dask_arrays
 
 __all__ = ["Part", "Whole", "blocks_of", "depths", "layers_of", "part_to_look_at", "whole_graph"]
@@ -196,8 +196,8 @@ class Part:
     """How much of the whole it is, by its inputs."""
     more: int = 0
     """Layers of the longest chain that come after it."""
-    after: int = 0
-    """Tasks that come after it and are not fused."""
+    tasks: int = 0
+    """Tasks of the whole that a scheduler runs, as the part lets expect."""
 
 
 def part_to_look_at(whole: Whole) -> Part:
@@ -205,7 +205,7 @@ def part_to_look_at(whole: Whole) -> Part:
     if whole.tasks <= _FUSED:
         graph = part_of(whole.graph, whole.keys)
         if graph.tasks <= _WALKED:
-            return Part(graph)
+            return Part(graph, tasks=graph.tasks)
     inputs = [n for n in whole.layers if whole.is_input(n)]
     total = sum(len(whole.layers[n]) for n in inputs)
     depth = depths(whole)
@@ -225,26 +225,46 @@ def part_to_look_at(whole: Whole) -> Part:
         graph = part_of(whole.graph, few)
         if graph.tasks > 2 * _WALKED:
             continue
-        part = max(sum(_left(culled, i) for i in inputs), 1) / max(total, 1)
+        lengths = _lengths(culled)
+        part = max(sum(lengths.get(i, 0) for i in inputs), 1) / max(total, 1)
+        tasks = _enlarged(whole, graph, lengths, part)
         if name in whole.names:
-            return Part(graph, part)
+            return Part(graph, part, 0, tasks)
         left = set(whole.layers) - set(below)
         after = sum(
             len(whole.layers[n])
             for n in left
             if role_of(key_split(n), whole.blocks(n), whole.blocks_before(n)) != "map"
         )
-        return Part(graph, part, max(depth.values()) - depth[name], after)
+        return Part(graph, part, max(depth.values()) - depth[name], tasks + after)
     raise SimulationError("every part of the graph has too many tasks")
 
 
-def _left(culled: Any, name: str) -> int:
-    """Tasks that culling leaves of a layer; dask puts a token behind the names."""
-    for left, layer in culled.layers.items():
-        if left == name or left.rpartition("-")[0] == name:
-            count: int = len(layer)
-            return count
-    return 0
+def _lengths(culled: Any) -> dict[str, int]:
+    """Tasks that culling leaves of each layer; dask puts a token behind the names."""
+    out: dict[str, int] = {}
+    for name, layer in culled.layers.items():
+        out[name] = out[name.rpartition("-")[0]] = len(layer)
+    return out
+
+
+def _enlarged(whole: Whole, graph: Graph, left: Mapping[str, int], part: float) -> int:
+    """Tasks of the whole once fused: those of each layer grow as the layer does."""
+    owner: dict[str, str] = {}
+    for name, layer in whole.layers.items():
+        if type(layer).__name__ != "Blockwise":
+            owner.update((k[0], name) for k in layer if isinstance(k, tuple))
+    found: dict[str, int] = {}
+    for key, node in graph.nodes.items():
+        if not isinstance(node, ConstantNode):
+            kind = str(key[0] if isinstance(key, tuple) else key)
+            found[kind] = found.get(kind, 0) + 1
+    total = 0.0
+    for kind, count in found.items():
+        name = owner.get(kind, kind)
+        known = name in whole.layers and left.get(name)
+        total += count * (len(whole.layers[name]) / left[name] if known else 1 / part)
+    return round(total)
 
 
 def _place(key: Hashable) -> tuple[Any, ...]:

@@ -212,10 +212,10 @@ def _local(tasks: _Tasks, sampled: Sampled | None) -> Record:
 
 
 def _kind(ids: Collection[Any]) -> Literal["threads", "processes", "synchronous", "none"]:
-    """Which local scheduler it was, from what it calls its workers."""
+    """Which local scheduler it was, from what it calls its workers; of one, nothing."""
     if not ids:
         return "none"
-    if set(ids) == {threading.main_thread().ident}:
+    if set(ids) <= {None, threading.main_thread().ident}:
         return "synchronous"
     # threads are called by numbers far above those that processes have
     return "processes" if all(isinstance(i, int) and i < _PROCESSES for i in ids) else "threads"
