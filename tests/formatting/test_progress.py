@@ -2,11 +2,22 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import threading
+import types
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import xarray as xr
 
+import xchunk  # noqa: F401  registers .chunking
+from xchunk.core.memory import MemoryBudget
 from xchunk.formatting.progress import Progress
+from xchunk.formatting.progress_views import Notebook, Stage, State, notebook_html
+from xchunk.formatting.usage import Gauge, Held
 
 
 class Terminal(io.StringIO):
@@ -99,3 +110,102 @@ def test_names_cannot_steer_the_terminal(terminal: Terminal) -> None:
     run(Progress(file=terminal), name="[red]\x1b[2Jx")
     assert "\x1b[2J" not in terminal.getvalue()
     assert "[red]" in terminal.getvalue()
+
+
+def test_memory_is_told_against_the_budget(make_plan, terminal: Terminal) -> None:
+    plan = make_plan(MemoryBudget.of_memory(64 * 1024**3, reserved=10**8, threads=2))
+    file = io.StringIO()
+    for progress in (Progress(file=file), Progress(file=terminal, plan=plan)):
+        progress.begin(plan)
+        run(progress)
+    assert re.search(r"1 of 20 boxes.*, memory \d+ MB of 68\.7 GB", file.getvalue())
+    assert "of 68.7 GB" in terminal.getvalue()
+
+
+def test_growth_is_told_where_there_is_no_limit() -> None:
+    gauge = Gauge(MemoryBudget.of_growth(10**12))
+    held = gauge.look()
+    assert held is not None
+    assert held.of == 10**12
+    assert held.part < 0.01
+    assert not held.is_much
+    assert gauge.most == held
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "is_limit", "much"),
+    [(79, True, False), (81, True, True), (99, False, False), (101, False, True)],
+)
+def test_much_is_where_something_happens(nbytes: int, is_limit: bool, much: bool) -> None:
+    assert Held("memory", nbytes, 100, is_limit).is_much == much
+
+
+def state(**changes: Any) -> State:
+    stages = [
+        Stage("<a>, source → scratch", 0.0, 20, 20, 100_000_000, 5.0),
+        Stage("t2m, scratch → target", 5.0, 5, 20, 25_000_000),
+    ]
+    given = State(10.0, stages, Held("memory", 900, 1000), 200_000_000, False, stages)
+    return replace(given, **changes)
+
+
+def test_all_of_it_has_a_bar_of_its_own() -> None:
+    assert state().overall == (0.625, "125 MB  12.5 MB/s  -6.0 s")
+    assert state(total=0).overall is None
+    assert state(is_over=True).overall == (0.625, "125 MB  12.5 MB/s  10.0 s")
+
+
+def test_a_notebook_gets_the_same_bars() -> None:
+    page = notebook_html(state())
+    for said in ("&lt;a&gt;, source", "5/20 boxes", "5.00 MB/s", "-15.0 s", "all of it", "900 B"):
+        assert said in page
+    assert "width:25.0%" in page
+    assert "running" in page
+    assert "memory, the most seen" in notebook_html(state(is_over=True), "done")
+
+
+def test_a_notebook_is_shown_one_picture_that_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    class Handle:
+        def update(self, page: str) -> None:
+            drawn.append(page)
+
+    def display(page: str, *, display_id: bool) -> Handle:
+        assert display_id
+        drawn.append(page)
+        return Handle()
+
+    module = types.SimpleNamespace(HTML=str, display=display)
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    view, now = Notebook(), state()
+    view.show(now.stages[0], now)
+    view.show(now.stages[1], now)  # too soon for another picture
+    view.stop(state(is_over=True), "done")
+    assert len(drawn) == 2
+    assert "running" in drawn[0]
+    assert "done" in drawn[1]
+
+
+@pytest.mark.slow
+def test_on_a_cluster_tasks_are_named_and_the_fullest_worker_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from distributed import Client, LocalCluster, get_task_stream
+
+    ds = xr.Dataset({"t2m": (("t", "y", "x"), np.zeros((64, 128, 256), "f4"))})
+    ds.to_zarr(tmp_path / "a.zarr", encoding={"t2m": {"chunks": (1, 128, 256)}}, consolidated=False)
+    ds = xr.open_zarr(tmp_path / "a.zarr", consolidated=False)
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster) as client,
+        get_task_stream(client) as stream,
+    ):
+        ds.chunking.apply({"t": -1, "y": 8, "x": 8}, store=tmp_path / "b.zarr", max_mem="12MB")
+    keys = {str(task["key"]) for task in stream.data}
+    for name in ("xchunk-read-t2m", "xchunk-write-t2m"):
+        assert any(name in key for key in keys), keys
+    assert "fullest worker" in capsys.readouterr().err
