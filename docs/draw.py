@@ -19,10 +19,11 @@ SERIES = ((0, 12), (0, 1), (5, 6))  # every time at one place
 
 STYLE = """
 :root { --xc-chunk: #2f6f9f; --xc-lit: #2f6f9f; --xc-dim: #5b6875; --xc-fg: #1f2933;
-        --xc-soft: rgba(60, 90, 120, .07); --xc-dask: #b5651d; }
+        --xc-soft: rgba(60, 90, 120, .07); --xc-dask: #b5651d; --xc-need: #b3261e; }
 @media (prefers-color-scheme: dark) {
   :root { --xc-chunk: #79b4dd; --xc-lit: #79b4dd; --xc-dim: #98a6b3; --xc-fg: #dde4ea;
-          --xc-soft: rgba(150, 180, 210, .12); --xc-dask: #e5a567; } }
+          --xc-soft: rgba(150, 180, 210, .12); --xc-dask: #e5a567;
+          --xc-need: #ff8a80; } }
 text { font: 13px system-ui, sans-serif; fill: var(--xc-fg); text-anchor: middle; }
 text.small { font-size: 11px; fill: var(--xc-dim); }
 """
@@ -40,7 +41,7 @@ def panel(number: int, chunks: tuple[int, ...], request: tuple | None) -> str:
     layout = ArrayLayout(
         "t2m", ("time", "lat", "lon"), SHAPE, np.dtype("f4"), np.dtype("f4"), chunks
     )
-    figure = array_layout(layout, request, longest=130)
+    figure = array_layout(layout, request, longest=178)
     drawing = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
     (width,) = re.findall(r' width="(\d+)" height="\d+">', drawing)
     x = 130 + 250 * number - int(width) / 2
