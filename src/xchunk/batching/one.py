@@ -23,9 +23,10 @@ from xchunk.storage.fingerprint import without_secrets
 
 __all__ = ["Made", "masked", "plan_item", "run_item", "verify_item"]
 
-_SECRET = re.compile(r"key|secret|token|pass|auth|cred|sas", re.IGNORECASE)
-#: Characters below which a value is no secret that could be told from a common word.
-_SHORT = 5
+_SECRET = re.compile(r"secret|passw|passphrase|token|cred|signature|auth|cookie|sas", re.IGNORECASE)
+#: Names of options that may hold half of a credential, which is hidden from this length on:
+#: shorter ones are words, which text is full of.
+_HALF, _SHORT = re.compile(r"key|account|user|login|client_id", re.IGNORECASE), 8
 
 
 @dataclass
@@ -159,5 +160,11 @@ def _secrets(given: Mapping[str, Any]) -> Iterator[str]:
     for key, value in given.items():
         if isinstance(value, Mapping):
             yield from _secrets(value)
-        elif isinstance(value, str) and len(value) >= _SHORT and _SECRET.search(key):
+        elif isinstance(value, str) and _hides(key, value):
             yield value
+
+
+def _hides(key: str, value: str) -> bool:
+    if _SECRET.search(key):
+        return len(value) > 1
+    return len(value) >= _SHORT and _HALF.search(key) is not None

@@ -191,7 +191,7 @@ class _Batch:
         facts["seconds"] = time.perf_counter() - start
         if standing is not None and not self.dry_run:
             self.note(item, standing, nbytes=made.nbytes, **facts)
-        notes = tuple(masked(n, item) for n in made.notes)
+        notes = tuple(dict.fromkeys(masked(n, item) for n in made.notes))
         log.close(made, notes, facts)
         return _result(item, **facts, nbytes=made.nbytes, notes=notes, log=log.path)
 
