@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -321,6 +322,10 @@ def sizes_of(memory: str | None, max_mem: str | None) -> dict[str, int]:
     }
 
 
+#: A length as it is typed: no digits but 0 to 9, and no more than any dim has elements.
+_LENGTH = re.compile(r"[+-]?[0-9]{1,19}")
+
+
 def spec_of(items: Sequence[str], option: str) -> dict[str, Any] | None:
     """Read ``DIM=N,DIM=N`` and ``VAR:DIM=N,…``: ``{dim: n}`` or ``{var: {dim: n}}``."""
     plain: dict[str, int] = {}
@@ -331,7 +336,7 @@ def spec_of(items: Sequence[str], option: str) -> dict[str, Any] | None:
         for part in rest.split(","):
             dim, equals, value = part.partition("=")
             dim, value = dim.strip(), value.strip()
-            if not (dim and equals and value.lstrip("+-").isdigit()):
+            if not (dim and equals and _LENGTH.fullmatch(value)):
                 raise InvalidChunksError(
                     f"{option} {item}: {part!r} is not DIM=N. Give a dim and a length, such as "
                     "time=-1,lat=10; -1 is the whole dim."
