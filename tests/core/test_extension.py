@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xchunk.core.extension import Extension, Span
@@ -58,6 +58,7 @@ def extensions(draw: st.DrawFn) -> Extension:
     )
 
 
+@settings(max_examples=60)
 @given(extensions(), st.lists(st.integers(1, 2), min_size=3, max_size=3))
 def test_boxes_get_old_and_new_values(ext: Extension, times: list[int]) -> None:
     old_shape = tuple(s.size for s in ext.spans)

@@ -17,7 +17,7 @@ import numpy as np
 from zarr.abc.store import Store
 
 from xchunk.core.grid import Grid, ceildiv
-from xchunk.storage.owned import delete_owned, owned_keys
+from xchunk.storage.owned import delete_owned, owned_keys, sweep_partials
 from xchunk.storage.refs import ZarrRef
 from xchunk.storage.stored import open_stored
 from xchunk.storage.unpublished import Unpublished
@@ -76,6 +76,8 @@ def take_back(store: Store) -> None:
         if get_key(store, key) != value:
             put_key(store, key, value)
     delete_owned(store, beyond(store))
+    arrays = {key.rpartition("/")[0] for key in record.old if key.rpartition("/")[2] in _ARRAYS}
+    sweep_partials(store, sorted(arrays - {""}), record.old)
     for path, zarr_format, old, _, axis in _grown(record):
         array = open_array(store, path, zarr_format, mode="r+")
         unit = tuple(array.shards or array.chunks)
