@@ -31,6 +31,7 @@ from xchunk.functions import batch, clean, graph, observe, verify
 if TYPE_CHECKING:
     from xchunk.legacy import Rechunked, rechunk
     from xchunk.opening import open_dataset
+    from xchunk.trees import open_datatree
 
 _register()
 
@@ -38,6 +39,7 @@ _register()
 _LATE = {
     "Rechunked": "xchunk.legacy",
     "open_dataset": "xchunk.opening",
+    "open_datatree": "xchunk.trees",
     "rechunk": "xchunk.legacy",
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "graph",
     "observe",
     "open_dataset",
+    "open_datatree",
     "rechunk",
     "verify",
 ]

@@ -376,7 +376,11 @@ class DataTreeChunking(ChunkingAccessor[xr.DataTree]):
     """How a tree of groups is stored, which chunks fit, and rechunking to them."""
 
     def _groups(self) -> dict[str, xr.Dataset]:
-        return {node.path.strip("/"): node.to_dataset(inherit=False) for node in self._obj.subtree}
+        from xchunk.trees import groups_of
+
+        return groups_of(self._obj)
 
     def _back(self, groups: dict[str, xr.Dataset]) -> xr.DataTree:
-        return xr.DataTree.from_dict({f"/{path}": ds for path, ds in groups.items()})
+        from xchunk.trees import tree_of
+
+        return tree_of(groups, self._obj.name)

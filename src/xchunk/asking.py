@@ -146,8 +146,7 @@ class Asking(Generic[T]):
         MemoryBudgetError
             If nothing fits.
         """
-        from xchunk.core.suggest import suggest_dataset
-        from xchunk.uses import by_position, group_edges
+        from xchunk.trees import suggest_groups
 
         if workload is not None:
             if access is not None or reduce or rolling or groupby or resample or groups:
@@ -164,16 +163,18 @@ class Asking(Generic[T]):
                 self.budget(memory, max_mem),
                 rates=rates,
             )
-        datasets = list(self._groups().values())
-        return suggest_dataset(
+        return suggest_groups(
+            self._groups(),
             self.layout().layouts,
-            "scan" if access is None else by_position(access, datasets),
+            access,
             self.budget(memory, max_mem),
+            groupby=groupby,
+            resample=resample,
+            edges=groups,
             rates=rates,
             passes=passes,
             reduce=reduce,
             rolling=rolling,
-            groups=group_edges(datasets, groupby=groupby, resample=resample, groups=groups),
         )
 
     def check(
@@ -336,9 +337,7 @@ class Asking(Generic[T]):
             from xchunk.diagnose.resized import graph_of_workload
 
             return shown(
-                graph_of_workload(
-                    self._groups(), workload, self._back, budget=budget, rates=rates
-                )
+                graph_of_workload(self._groups(), workload, self._back, budget=budget, rates=rates)
             )
         from xchunk.diagnose.graph import graph_report
 

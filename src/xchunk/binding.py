@@ -37,6 +37,7 @@ from xchunk.storage.refs import FileRef, ZarrRef
 from xchunk.storage.site import Site, state_of
 from xchunk.storage.stores import describe, open_store, reaching, refuse_overlap, same_place
 from xchunk.storage.target import TargetArray, TargetMetadata, make_metadata
+from xchunk.storage.twins import homes_in_tree
 from xchunk.storage.workspace import PREFIX
 
 __all__ = ["Rechunk", "bind", "bind_targets", "source_format"]
@@ -128,8 +129,11 @@ def bind(
         zarr_format=zarr_format,
     )
     grouped: dict[str, tuple[list[TargetArray], dict[str, Any]]] = {}
+    homes = homes_in_tree(groups)
     for path, ds in groups.items():
-        assembled, attrs = assemble(ds, zarr_format=zarr_format, group=path, unpack=unpack)
+        assembled, attrs = assemble(
+            ds, zarr_format=zarr_format, group=path, unpack=unpack, homes=homes[path]
+        )
         targets = [choose_target(one, report[one.path], wishes, budget) for one in assembled]
         targets = [replace(t, assembled=with_blocks(t, budget)) for t in targets]
         grouped[path] = targets, attrs

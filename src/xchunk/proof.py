@@ -33,6 +33,7 @@ from xchunk.storage.refs import ZarrRef
 from xchunk.storage.stored import StoredInfo, open_stored
 from xchunk.storage.stores import describe, is_zarr
 from xchunk.storage.target import TargetArray
+from xchunk.storage.twins import homes_in_tree
 from xchunk.storage.unpacked import stored_unpacked
 from xchunk.storage.zarr_io import get_key
 
@@ -118,9 +119,12 @@ def prove(
     zarr_format = _format_of(store)
     faults: list[str] = []
     sources: list[Assembled] = []
+    homes = homes_in_tree(groups)
     for path, ds in groups.items():
         known = stored_unpacked(ds, store, path, zarr_format)
-        assembled, attrs = assemble(ds, zarr_format=zarr_format, group=path, unpack=known)
+        assembled, attrs = assemble(
+            ds, zarr_format=zarr_format, group=path, unpack=known, homes=homes[path]
+        )
         faults += group_faults(store, path, attrs, zarr_format)
         sources += assembled
     return prove_arrays(sources, store, budget=budget, progress=progress, faults=faults)

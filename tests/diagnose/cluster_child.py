@@ -16,12 +16,16 @@ from diagnose.staged import CLUSTER
 
 def main() -> None:
     """Stage it."""
+    import dask
     from distributed import Client, LocalCluster
 
     name = sys.argv[1]
-    limit = "420MB" if name == "spilling" else "2GB"
+    limit = "500MB" if name == "spilling" else "2GB"
+    # spilling begins early, so that little has to be held
+    target = 0.1 if name == "spilling" else 0.6
     os.chdir(tempfile.mkdtemp())
     with (
+        dask.config.set({"distributed.worker.memory.target": target}),
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,
@@ -42,6 +46,7 @@ def main() -> None:
                     "scheduler": seen.record.scheduler,
                     "workers": len(seen.record.workers),
                     "samples": len(seen.record.memory),
+                    "own": seen.record.own / max(seen.record.cpu, 1e-9),
                     "leftovers": sum(left.values()),
                 }
             )

@@ -82,7 +82,7 @@ def slow_store() -> Any:
 
 
 def slow_codec() -> Any:
-    values = (np.random.default_rng(0).random((24, 600, 600)) * 50).astype("i2")
+    values = (np.random.default_rng(0).random((16, 600, 600)) * 50).astype("i2")
     xr.Dataset({"a": (("t", "y", "x"), values)}).to_zarr(
         "packed.zarr",
         zarr_format=2,
@@ -93,7 +93,7 @@ def slow_codec() -> Any:
 
 
 def locked_file() -> Any:
-    values = (np.random.default_rng(0).random((80, 500, 500)) * 50).round().astype("f4")
+    values = (np.random.default_rng(0).random((48, 500, 500)) * 50).round().astype("f4")
     xr.Dataset({"a": (("t", "y", "x"), values)}).to_netcdf(
         "a.nc", encoding={"a": {"chunksizes": (1, 500, 500), "zlib": True}}
     )
@@ -117,13 +117,8 @@ LOCAL: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-def sent(a: np.ndarray, *others: np.ndarray) -> np.ndarray:
-    return a[:1]
-
-
 def spilling() -> Any:
-    x = da.random.random((44, 10**6), chunks=(1, 10**6))
-
+    x = da.random.random((40, 600_000), chunks=(1, 600_000))
     with xchunk.observe() as found:
         kept = x.persist()
         kept.max().compute()
@@ -134,10 +129,10 @@ def spilling() -> Any:
 
 def transfers() -> Any:
     with dask.config.set({"array.rechunk.method": "tasks"}):
-        x = da.random.random((2_400, 2_400), chunks=(2_400 // 6, 2_400))
-        for _ in range(3):
-            x = x.rechunk((2_400, 2_400 // 6)).rechunk((2_400 // 6, 2_400))
-    return seen(x.sum(), client=None)
+        x = da.random.random((3_200, 3_200), chunks=(800, 3_200))
+        for _ in range(2):
+            x = x.rechunk((3_200, 800)).rechunk((800, 3_200))
+        return seen(x.sum())
 
 
 CLUSTER: dict[str, tuple[Callable[[], Any], str]] = {

@@ -95,6 +95,8 @@ class Record:
     """Seconds in which tasks' threads could have run, but other processes had the CPU."""
     gil: float = 0.0
     """Part of the samples for which the interpreter's lock had to be waited for."""
+    own: float = 0.0
+    """Seconds of CPU time that watching took, in the same processes."""
     transferred: int = 0
     """Bytes that workers received from each other."""
     spilled: int = 0

@@ -151,6 +151,7 @@ class Observation:
             "scheduler": r.scheduler,
             "tasks": r.tasks,
             "elapsed": r.elapsed,
+            "own_cpu": r.own,
             "workers": [
                 {"name": w.name, "threads": w.threads, "limit": w.limit} for w in r.workers
             ],
@@ -207,6 +208,7 @@ def _local(tasks: _Tasks, sampled: Sampled | None) -> Record:
         elapsed=max((s.stop for s in spans), default=0.0),
         cpu=seen.cpu,
         starved=seen.starved,
+        own=seen.own,
         gil=seen.late / seen.looks if seen.looks else 0.0,
     )
 

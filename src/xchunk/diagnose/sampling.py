@@ -51,6 +51,8 @@ class Sampled:
     """Number of looks."""
     late: int = 0
     """Those that had to wait for the interpreter's lock."""
+    own: float = 0.0
+    """Seconds of CPU time that the looks took."""
     began: float = 0.0
     """Time since 1970 of the first look."""
 
@@ -96,6 +98,7 @@ class Sampler(threading.Thread):
             self.seen.looks += 1
             self.seen.late += late > _LATE
             self._look(now - last)
+            self.seen.own = time.thread_time()
             last = time.monotonic()
 
     def _look(self, seconds: float) -> None:

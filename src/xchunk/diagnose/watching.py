@@ -91,17 +91,15 @@ def _told(workers: Mapping[str, Worker]) -> list[Any]:
 
 def _counted(worker: Worker) -> dict[str, float]:
     """What a worker has summed up so far of transfers and spills."""
-    out = {"spilled": 0.0, "transferred": 0.0, "spill seconds": 0.0}
+    out = {"spilled": 0.0, "transferred": 0.0}
     for key, value in list(getattr(worker, "digests_total", {}).items()):
         if not isinstance(key, tuple) or len(key) < 2:
             continue
         what, unit = key[-2:]
         if what == "disk-write" and unit == "bytes" and "p2p" not in key:
             out["spilled"] += value
-        elif what in ("disk-write", "disk-read") and unit == "seconds" and "p2p" not in key:
-            out["spill seconds"] += value
-        elif key[0] == "gather-dep" and unit == "bytes" and what in ("network", "transfer"):
-            out["transferred"] += value
+    for sent in list(getattr(worker, "transfer_incoming_log", ())):
+        out["transferred"] += sent.get("total", 0)
     return out
 
 
@@ -197,9 +195,10 @@ class ClusterWatch:
         states: dict[str, float] = {}
         memory: list[MemorySample] = []
         looks = late = 0
-        cpu = starved = 0.0
+        cpu = starved = own = 0.0
         for sampled in seen:
             cpu, starved = cpu + sampled.cpu, starved + sampled.starved
+            own += sampled.own
             looks, late = looks + sampled.looks, late + sampled.late
             for state, seconds in sampled.states.items():
                 states[state] = states.get(state, 0.0) + seconds
@@ -221,6 +220,7 @@ class ClusterWatch:
             elapsed=max((s.stop for s in spans), default=0.0),
             cpu=cpu,
             starved=starved,
+            own=own,
             gil=late / looks if looks else 0.0,
             transferred=round(sum(c["transferred"] for c in counts.values())),
             spilled=round(sum(c["spilled"] for c in counts.values())),

@@ -47,6 +47,7 @@ _VIEWS: dict[str, View] = {
     "BatchReport": View(f"{_HERE}.batches:text", f"{_HERE}.batches:html"),
     "CheckReport": _view("check_report"),
     "Cleaning": _small("cleaning"),
+    "Diagnosis": View(f"{_HERE}.observed:diagnosis_text", f"{_HERE}.observed:diagnosis_html"),
     "Finding": _small("finding"),
     "GraphReport": View(f"{_HERE}.graph:graph_text", f"{_HERE}.graph:graph_html"),
     "LayoutReport": _view("layout_report", "plot_report"),

@@ -102,7 +102,8 @@ def rows(layouts: Sequence[ArrayLayout]) -> str:
     told = [_row(a) for a in layouts[:MOST]]
     # A column that says nothing for any variable is left out.
     kept = [i for i in range(len(_COLUMNS)) if i == 0 or any(cells[i] for cells, _ in told)]
-    shown = table([_COLUMNS[i] for i in kept], [([c[i] for i in kept], note) for c, note in told])
+    kept_rows = [([cells[i] for i in kept], note) for cells, note in told]
+    shown = table([_COLUMNS[i] for i in kept], kept_rows, warns=True)
     return shown + more(len(layouts) - MOST)
 
 

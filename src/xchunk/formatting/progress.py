@@ -136,9 +136,11 @@ class Progress:
         """Choose what fits where it is shown."""
         from rich.console import Console
 
-        console: Any = Console(file=self._file or sys.stderr)
+        file = self._file or sys.stderr
+        console: Any = Console(file=file)
         if self._file is None and console.is_jupyter:
             return Notebook()
-        if console.is_terminal and not console.is_dumb_terminal:
+        # a variable such as FORCE_COLOR makes no terminal of a log file
+        if console.is_terminal and file.isatty() and not console.is_dumb_terminal:
             return Terminal(console)
-        return Log(self._file or sys.stderr, self._every)
+        return Log(file, self._every)

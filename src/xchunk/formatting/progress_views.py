@@ -22,6 +22,9 @@ _SMALL = 10_000_000
 #: Seconds between two pictures in a notebook, which each go through its document.
 _EVERY = 0.4
 
+#: Bars in a terminal at a time.
+_MOST = 12
+
 
 @dataclass
 class Stage:
@@ -138,7 +141,10 @@ class Log:
     def show(self, stage: Stage, state: State) -> None:
         """Say how far a stage is, where that is due."""
         began = not stage.said and stage.total > 1
-        if not (began or stage.is_over or state.now - stage.said >= self._every):
+        # what takes hours says less often how far it is, but each minute
+        hundredth = (state.now - stage.started + stage.left(state.now)) / 100
+        calm = max(self._every, min(60.0, hundredth))
+        if not (began or stage.is_over or state.now - stage.said >= calm):
             return
         stage.said = state.now
         words = [f"{stage.done} of {stage.total} boxes", format_bytes(stage.nbytes)]
@@ -216,10 +222,18 @@ class Terminal:
     def _move(self, label: str, done: int, total: int, told: str, left: str) -> None:
         task = self._tasks.get(label)
         if task is None:
+            self._make_room()
             task = self._tasks[label] = self._bars.add_task(
                 label, total=total, told=told, left=left
             )
         self._bars.update(task, completed=done, total=total, told=told, left=left)
+
+    def _make_room(self) -> None:
+        """Take the oldest bar that is full away, where there are as many as fit a terminal."""
+        stages = [t for t in self._bars.tasks if "boxes" in t.fields["told"]]
+        full = [t for t in stages if t.finished and t.visible]
+        if full and sum(t.visible for t in self._bars.tasks) >= _MOST:
+            self._bars.update(full[0].id, visible=False)
 
 
 class Notebook:
@@ -269,9 +283,7 @@ def notebook_html(state: State, how: str = "running") -> str:
         rows.append(_row("all of it", part, words.replace("  ", ", "), ""))
     if state.held is not None:
         held = state.held
-        rows.append(
-            _row(state.memory, held.part, str(held), f"{held.part:.0%}", warn=held.part > 0.8)
-        )
+        rows.append(_row(state.memory, held.part, str(held), f"{held.part:.0%}", warn=held.is_much))
     return card("xchunk rechunk", [how], f'<div class="xc-run">{"".join(rows)}</div>')
 
 

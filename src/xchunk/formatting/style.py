@@ -43,7 +43,8 @@ html[data-theme="dark"] .xchunk {{{_DARK}
 
 _RULES = """
 .xchunk { color: var(--xc-fg); font: 13px/1.5 var(--jp-content-font-family, system-ui, sans-serif);
-  container-type: inline-size; max-width: 1200px; overflow-wrap: anywhere; }
+  container-type: inline-size; max-width: 1200px; overflow-wrap: anywhere;
+  background: var(--xc-bg); padding: 4px 8px; border-radius: 4px; }
 .xchunk * { box-sizing: border-box; }
 .xchunk .xc-head { display: flex; flex-wrap: wrap; gap: 2px 12px; align-items: baseline;
   padding-bottom: 4px; border-bottom: 1px solid var(--xc-line); margin-bottom: 6px; }
@@ -52,7 +53,7 @@ _RULES = """
 .xchunk .xc-num, .xchunk code { font-family: var(--jp-code-font-family, ui-monospace, monospace);
   font-size: 12px; }
 .xchunk.xchunk.xchunk code { background: none; color: inherit; padding: 0; border: 0;
-  font-size: 12px; overflow-wrap: anywhere; white-space: normal; }
+  font-size: 12px; overflow-wrap: anywhere; white-space: pre-wrap; }
 .xchunk table.xc { border-collapse: collapse; width: 100%; margin: 2px 0 8px; table-layout: auto;
   font-size: 12px; border: 0; }
 .xchunk table.xc th, .xchunk table.xc td { text-align: left; vertical-align: top;
@@ -60,7 +61,9 @@ _RULES = """
   background: none; color: inherit;
   font-weight: 400; white-space: normal; max-width: none; overflow-wrap: normal; }
 .xchunk table.xc tbody th { overflow-wrap: anywhere; min-width: 9em; max-width: 17em; }
-.xchunk table.xc td.xc-note { color: var(--xc-warn); }
+.xchunk table.xc td.xc-short { white-space: nowrap; }
+.xchunk table.xc td.xc-note { color: var(--xc-dim); }
+.xchunk table.xc td.xc-note.xc-warn { color: var(--xc-warn); }
 .xchunk table.xc thead th { color: var(--xc-dim); font-size: 11px; padding-bottom: 2px; }
 .xchunk table.xc tbody th { font-weight: 600; }
 .xchunk table.xc tbody tr { background: none; }
@@ -97,10 +100,11 @@ _RULES = """
 .xchunk .xc-bar i.m { width: 1px; background: var(--xc-fg); opacity: .65; }
 .xchunk .xc-flex { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-start; }
 .xchunk .xc-flex > div { flex: 1 1 300px; min-width: 0; }
-.xchunk figure { margin: 6px 0; padding: 0; flex: 0 1 auto; max-width: min(300px, 100%); }
+.xchunk.xchunk figure { text-align: left; margin: 6px 0; padding: 0; flex: 0 1 auto; max-width: min(300px, 100%); }
 .xchunk figure > b { display: block; font-weight: 600; font-size: 12px; margin-bottom: 4px; }
 .xchunk figure svg { display: block; max-width: 100%; height: auto; overflow: visible; }
-.xchunk figcaption { color: var(--xc-dim); font-size: 12px; line-height: 1.4; margin-top: 4px; }
+.xchunk.xchunk.xchunk figcaption { color: var(--xc-dim); font: inherit; font-size: 12px;
+  line-height: 1.4; margin: 4px 0 0; padding: 0; text-align: left; opacity: 1; }
 .xchunk figcaption i, .xchunk .xc-key i { display: inline-block; width: 9px; height: 9px;
   margin: 0 4px 0 0; border: 1.5px solid; }
 .xchunk figcaption span { margin-right: 10px; white-space: nowrap; }
@@ -143,6 +147,9 @@ _RULES = """
     border: 0 solid transparent; border-width: 8px 4.5px 0; border-top-color: var(--xc-dim); }
 }"""
 
+#: Characters of a value in a table up to which it stays on one line.
+_SHORT = 10
+
 #: The style sheet of one report; every rule is held within ``.xchunk``.
 CSS = _THEMES + _RULES
 
@@ -168,27 +175,37 @@ def pairs(facts: Iterable[tuple[str, str]]) -> str:
     return f'<dl class="xc">{shown}</dl>'
 
 
-def table(head: Iterable[str], rows: Iterable[tuple[list[str], str]]) -> str:
+def table(
+    head: Iterable[str], rows: Iterable[tuple[list[str], str]], *, warns: bool = False
+) -> str:
     """Show rows of plain text; a row's second part is a note (plain text) that goes below it.
 
-    In a narrow container each row becomes a paragraph of labelled values.
+    In a narrow container each row becomes a paragraph of labelled values. Notes may be warnings.
     """
     names = [esc(h) for h in head]
     top = "".join(f"<th>{h}</th>" for h in names)
     out = [f'<table class="xc"><thead><tr>{top}</tr></thead><tbody>']
     for (first, *rest), note in rows:
         cells = "".join(
-            f'<td class="xc-num" data-l="{label}">{esc(value)}</td>' if value else "<td></td>"
+            f'<td class="{_kind(value)}" data-l="{label}">{esc(value)}</td>'
+            if value
+            else "<td></td>"
             for label, value in zip(names[1:], rest, strict=True)
         )
         opened = ' class="xc-open"' if note else ""
         out.append(f"<tr{opened}><th>{esc(first)}</th>{cells}</tr>")
         if note:
-            span = len(names)
+            kind = "xc-note xc-warn" if warns else "xc-note"
             out.append(
-                f'<tr class="xc-more"><td colspan="{span}" class="xc-note">{esc(note)}</td></tr>'
+                f'<tr class="xc-more"><td colspan="{len(names)}" class="{kind}">'
+                f"{esc(note)}</td></tr>"
             )
     return "".join(out) + "</tbody></table>"
+
+
+def _kind(value: str) -> str:
+    """Short values are not broken: a number stays with its unit."""
+    return "xc-num xc-short" if len(value) <= _SHORT else "xc-num"
 
 
 def page(title: str, body: str) -> str:
@@ -218,6 +235,6 @@ body.xchunk-page { margin: 0; background: #ffffff; }
 main.xchunk { max-width: 960px; margin: 0 auto; padding: 24px 16px 64px; font-size: 14px; }
 main.xchunk h1 { font-size: 22px; font-weight: 600; margin: 8px 0 12px; }
 main.xchunk h2 { font-size: 16px; font-weight: 600; margin: 28px 0 6px; }
-main.xchunk .xchunk { margin: 10px 0; font-size: 14px; }
+main.xchunk .xchunk { margin: 10px 0; padding: 0; font-size: 14px; }
 main.xchunk > .xchunk:only-child > .xc-head > b { font-size: 18px; }
 main.xchunk.xchunk p { font-size: 14px; }"""

@@ -8,7 +8,7 @@ to the very bytes that are stored. Everything else is encoded by xarray, as ``to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -75,7 +75,12 @@ class Assembled:
 
 
 def assemble(
-    ds: xr.Dataset, *, zarr_format: int, group: str = "", unpack: bool | Collection[str] = False
+    ds: xr.Dataset,
+    *,
+    zarr_format: int,
+    group: str = "",
+    unpack: bool | Collection[str] = False,
+    homes: Sequence[StoredRef] = (),
 ) -> tuple[list[Assembled], dict[str, Any]]:
     """Assemble every variable of a Dataset, and the attributes of its group.
 
@@ -89,6 +94,8 @@ def assemble(
         Path of the group that the Dataset becomes.
     unpack : bool or collection of str
         Whether packed variables (or these of them) are written as their decoded values.
+    homes : sequence
+        Where the group is stored, by what other groups tell (`xchunk.storage.twins`).
 
     Raises
     ------
@@ -100,7 +107,8 @@ def assemble(
     try:
         traces = {name: trace(variable) for name, variable in ds.variables.items()}
         neighbours = Neighbours.of(
-            (ds.variables[name], traced) for name, traced in traces.items() if traced is not None
+            ((ds.variables[name], traced) for name, traced in traces.items() if traced is not None),
+            homes,
         )
         assembled = []
         for name, variable in variables.items():

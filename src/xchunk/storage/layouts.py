@@ -18,7 +18,7 @@ from xchunk.storage.refs import AxisPart, FileRef, Traced
 from xchunk.storage.stored import StoredInfo, close_files, open_stored
 from xchunk.storage.stores import describe
 from xchunk.storage.trace import trace
-from xchunk.storage.twins import Neighbours, find_namesake
+from xchunk.storage.twins import Neighbours, find_namesake, homes_in_tree
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,11 +80,13 @@ def read_layouts(groups: Mapping[str, xr.Dataset]) -> LayoutReport:
     coords: list[ArrayLayout] = []
     source = ""
     try:
+        homes = homes_in_tree(groups)
         for path, ds in groups.items():
             source = source or str(ds.encoding.get("source", ""))
             traces = {name: trace(variable) for name, variable in ds.variables.items()}
             neighbours = Neighbours.of(
-                (ds.variables[n], traced) for n, traced in traces.items() if traced is not None
+                ((ds.variables[n], traced) for n, traced in traces.items() if traced is not None),
+                homes[path],
             )
             for name, variable in ds.variables.items():
                 is_coord = name in ds.coords

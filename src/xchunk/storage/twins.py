@@ -19,8 +19,9 @@ import xarray as xr
 from xchunk.errors import SourceError
 from xchunk.storage.refs import AxisPart, FileRef, StoredRef, Traced, ZarrRef
 from xchunk.storage.stored import StoredArray, open_stored
+from xchunk.storage.trace import trace
 
-__all__ = ["Neighbours", "find_namesake", "find_twin"]
+__all__ = ["Neighbours", "find_namesake", "find_twin", "homes_in_tree"]
 
 #: Elements up to which a loaded variable is compared with its stored twin.
 _MOST = 10_000_000
@@ -36,9 +37,12 @@ class Neighbours:
     """For each dim the first stored element and the number of elements that are shown."""
 
     @classmethod
-    def of(cls, traced: Iterable[tuple[xr.Variable, Traced]]) -> Neighbours:
-        """Gather the homes and the dims' parts of traced variables."""
-        homes: dict[Any, StoredRef] = {}
+    def of(
+        cls, traced: Iterable[tuple[xr.Variable, Traced]], homes: Iterable[StoredRef] = ()
+    ) -> Neighbours:
+        """Gather the homes and the dims' parts of traced variables, and homes known besides."""
+        known = tuple(homes)
+        homes = {}
         parts: dict[str, tuple[int, int]] = {}
         disagreed: set[str] = set()
         for variable, trace in traced:
@@ -47,7 +51,53 @@ class Neighbours:
                 name, seen = str(dim), (part.start, part.count)
                 if part.step != 1 or parts.setdefault(name, seen) != seen:
                     disagreed.add(name)
+        for ref in known:
+            homes.setdefault(_home_key(ref), ref)
         return cls(tuple(homes.values()), {d: p for d, p in parts.items() if d not in disagreed})
+
+
+def homes_in_tree(groups: Mapping[str, xr.Dataset]) -> dict[str, list[StoredRef]]:
+    """Tell for each group of a tree where it is stored, by what is traced in any of them.
+
+    A group that holds nothing but index coordinates, which are loaded, has no neighbours.
+
+    Returns
+    -------
+    dict
+        References to an array that need not be there, by path of the group; empty where there
+        is one group only.
+    """
+    bases: dict[Any, StoredRef] = {}
+    if len(groups) > 1:
+        for path, ds in groups.items():
+            for variable in ds.variables.values():
+                traced = trace(variable)
+                base = None if traced is None else _base(traced.ref, path)
+                if base is not None:
+                    bases.setdefault(_home_key(base), base)
+    return {path: [_member(base, path) for base in bases.values()] for path in groups}
+
+
+def _base(ref: StoredRef, path: str) -> StoredRef | None:
+    """Return the group of a source that is the root of a tree, from an array in one of its groups."""
+    folder = ref.group or "" if isinstance(ref, FileRef) else ref.path.rpartition("/")[0]
+    folder = folder.strip("/")
+    if path and f"/{folder}".endswith(f"/{path}"):
+        folder = folder[: -len(path)].strip("/")
+    elif path:
+        return None
+    return _array_in(ref, folder)
+
+
+def _member(base: StoredRef, path: str) -> StoredRef:
+    folder = base.group or "" if isinstance(base, FileRef) else base.path.rpartition("/")[0]
+    return _array_in(base, "/".join(filter(None, [folder.strip("/"), path])))
+
+
+def _array_in(ref: StoredRef, folder: str) -> StoredRef:
+    if isinstance(ref, FileRef):
+        return replace(ref, group=folder or None)
+    return replace(ref, path=f"{folder}/any".strip("/"))
 
 
 def _home_key(ref: StoredRef) -> tuple[Any, ...]:
