@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from looked_at.browser import Browser, browser, missing
-from looked_at.reports import make_reports
+from looked_at.reports import make_reports, observed_reports
 
 
 @pytest.fixture(scope="session")
@@ -19,4 +19,5 @@ def eyes() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, tuple[str, ...]]]:
-    return make_reports(tmp_path_factory.mktemp("reports"))
+    folder = tmp_path_factory.mktemp("reports")
+    return {**make_reports(folder), **observed_reports(folder)}

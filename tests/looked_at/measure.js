@@ -62,6 +62,7 @@
     const colour = parse(inSvg ? style.fill : style.color);
     if (!colour) continue;
     const below = behind(e);
+    for (let p = e; p; p = p.parentElement) colour[3] *= Number(getComputedStyle(p).opacity);
     const [a, b] = [light(over(colour, below)), light(below)];
     const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     if (contrast < 4.5) faint.push(contrast.toFixed(1) + " " + name(e));

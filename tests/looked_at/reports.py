@@ -15,7 +15,7 @@ from xchunk.core.suggest import suggest_dataset
 from xchunk.formatting.progress_views import Stage, State, notebook_html
 from xchunk.formatting.usage import Held
 
-__all__ = ["EVIL", "LONG", "make_reports", "progress_page"]
+__all__ = ["EVIL", "LONG", "make_reports", "observed_reports", "progress_page"]
 
 #: A name that would run a script, and what must be read of it instead.
 EVIL = "<script>alert('x')<script><img src=x onerror=alert(1)>"
@@ -84,9 +84,19 @@ def make_reports(folder: Path) -> dict[str, tuple[Any, tuple[str, ...]]]:
             chunking.compare_rechunk({"time": -1, "lat": 6}, variable="t2m", memory=limit),
             ("xchunk rechunk", "dask p2p", "staged"),
         ),
+        "graph": (xchunk.graph(ds.t2m.mean("time")), ("xchunk graph", "longest chain")),
         "proof": (chunking.verify(folder / "out.zarr"), ("xchunk proof", "bit by bit", EVIL)),
         "cleaning": (xchunk.clean(folder / "out.zarr"), ("xchunk clean", "nothing was done")),
     }
+
+
+def observed_reports(folder: Path) -> dict[str, tuple[Any, tuple[str, ...]]]:
+    """What was seen of a run, what it means, and a batch."""
+    with xchunk.observe() as seen:
+        with xr.open_zarr(folder / "maps.zarr", consolidated=False, chunks={}) as ds:
+            ds.t2m.mean("time").compute()
+    said = ("xchunk observation", "Task stream")
+    return {"observation": (seen, said), "diagnosis": (seen.explain(), ("xchunk diagnosis",))}
 
 
 def progress_page() -> tuple[str, tuple[str, ...]]:

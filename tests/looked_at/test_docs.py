@@ -14,6 +14,9 @@ FOLDER = os.environ.get("XCHUNK_BUILT_DOCS", "")
 #: Pages that Sphinx makes of nothing but links, and pages without any.
 _MADE = {"genindex.html", "search.html", "py-modindex.html"}
 
+#: What the theme says where a reader has not chosen dark or light yet.
+_HARMLESS = "Got invalid theme mode: . Resetting to auto."
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not FOLDER, reason="XCHUNK_BUILT_DOCS names no built documentation"),
@@ -32,8 +35,10 @@ def test_a_page_reads_well(eyes: Browser, page: Path) -> None:
         for dark in (False, True):
             seen = eyes.look(page, width=width, dark=dark)
             where = f"{page.name} at {width} px, {'dark' if dark else 'light'}"
-            assert seen.errors == [], where
+            assert [e for e in seen.errors if _HARMLESS not in e] == [], where
             assert seen.reaches <= seen.width, f"{where}: {seen.outside}"
+            # the theme's own buttons are fainter than we would have them
+            assert [f for f in seen.faint if "button." not in f] == [], where
             assert len(seen.text) > 200, where
 
 

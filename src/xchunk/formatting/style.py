@@ -100,7 +100,8 @@ _RULES = """
 .xchunk .xc-bar i.m { width: 1px; background: var(--xc-fg); opacity: .65; }
 .xchunk .xc-flex { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-start; }
 .xchunk .xc-flex > div { flex: 1 1 300px; min-width: 0; }
-.xchunk.xchunk figure { text-align: left; margin: 6px 0; padding: 0; flex: 0 1 auto; max-width: min(300px, 100%); }
+.xchunk.xchunk figure { text-align: left; margin: 6px 0; padding: 0;
+  flex: 0 1 auto; max-width: min(300px, 100%); }
 .xchunk figure > b { display: block; font-weight: 600; font-size: 12px; margin-bottom: 4px; }
 .xchunk figure svg { display: block; max-width: 100%; height: auto; overflow: visible; }
 .xchunk.xchunk.xchunk figcaption { color: var(--xc-dim); font: inherit; font-size: 12px;
