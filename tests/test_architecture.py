@@ -24,7 +24,7 @@ ORCHESTRATION = [
     r"batching(\..+)?", "binding", "bound", "cleaning", r"diagnose(\..+)?", "extend", "extending",
     "faults", "jobs", "labels", "prove_extension", "transactions",
     "joining", "lazy", r"legacy(_\w+)?", "naming", "opening", "proof", "reopen", "resume", "run",
-    "sources", "uses",
+    "sources", "trees", "uses",
 ]  # fmt: skip
 
 #: The floors from the ground up; a module may import its own floor and those below.

@@ -36,6 +36,7 @@ EXPORTS = {
     "graph",
     "observe",
     "open_dataset",
+    "open_datatree",
     "rechunk",
     "verify",
 }

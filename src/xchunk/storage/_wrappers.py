@@ -48,7 +48,7 @@ from xchunk.storage._parts import (
     broadcast_picks,
     pick,
 )
-from xchunk.storage.refs import FileRef, StoredRef, ZarrRef
+from xchunk.storage.refs import FileRef, OneRef, ZarrRef
 
 __all__ = ["is_lazy", "known_decoder", "lazy_part", "reference", "resize_chunk_cache"]
 
@@ -80,7 +80,7 @@ _USUAL_OPTIONS: dict[str, tuple[Any, ...]] = {
 _FREE_OPTIONS = ("format", "mmap", "phony_dims", "version")
 
 
-def reference(part: Part) -> tuple[StoredRef, Any]:
+def reference(part: Part) -> tuple[OneRef, Any]:
     """Where the leaf of a part is stored, and its stored dtype."""
     wrapper = part.leaf.array
     if type(wrapper) in (ZarrArrayWrapper, zarr.Array):

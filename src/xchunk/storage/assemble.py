@@ -21,7 +21,7 @@ from xarray.conventions import encode_dataset_coordinates
 from xchunk.errors import EncodingError
 from xchunk.storage.checked import checked
 from xchunk.storage.codecs import target_codecs
-from xchunk.storage.refs import StoredRef, Traced
+from xchunk.storage.refs import OneRef, StoredRef, Traced
 from xchunk.storage.stored import StoredInfo, close_files, open_stored
 from xchunk.storage.trace import trace
 from xchunk.storage.twins import Neighbours, find_twin
@@ -80,7 +80,7 @@ def assemble(
     zarr_format: int,
     group: str = "",
     unpack: bool | Collection[str] = False,
-    homes: Sequence[StoredRef] = (),
+    homes: Sequence[OneRef] = (),
 ) -> tuple[list[Assembled], dict[str, Any]]:
     """Assemble every variable of a Dataset, and the attributes of its group.
 

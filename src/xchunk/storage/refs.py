@@ -11,7 +11,7 @@ from xchunk.core.extension import Extension
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-__all__ = ["AxisPart", "FileRef", "SplicedRef", "StoredRef", "Traced", "ZarrRef"]
+__all__ = ["AxisPart", "FileRef", "OneRef", "SplicedRef", "StoredRef", "Traced", "ZarrRef"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,10 @@ class SplicedRef:
     """Bytes that are asked at once of a reader that does not fill buffers."""
 
 
-StoredRef: TypeAlias = ZarrRef | FileRef | SplicedRef
+#: One array that is stored, as it is.
+OneRef: TypeAlias = ZarrRef | FileRef
+
+StoredRef: TypeAlias = OneRef | SplicedRef
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Traced:
     target, once opened, has an equal ``decoding``.
     """
 
-    ref: StoredRef
+    ref: OneRef
     """The stored array."""
     stored_shape: tuple[int, ...]
     """Elements of the stored array along each of its axes."""

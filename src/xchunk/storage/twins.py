@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from xchunk.errors import SourceError
-from xchunk.storage.refs import AxisPart, FileRef, StoredRef, Traced, ZarrRef
+from xchunk.storage.refs import AxisPart, FileRef, OneRef, Traced, ZarrRef
 from xchunk.storage.stored import StoredArray, open_stored
 from xchunk.storage.trace import trace
 
@@ -31,32 +31,31 @@ _MOST = 10_000_000
 class Neighbours:
     """What the traced variables of a Dataset tell about those that are loaded."""
 
-    homes: tuple[StoredRef, ...]
+    homes: tuple[OneRef, ...]
     """References to one array of each file or group that variables come from."""
     parts: Mapping[str, tuple[int, int]]
     """For each dim the first stored element and the number of elements that are shown."""
 
     @classmethod
     def of(
-        cls, traced: Iterable[tuple[xr.Variable, Traced]], homes: Iterable[StoredRef] = ()
+        cls, traced: Iterable[tuple[xr.Variable, Traced]], homes: Iterable[OneRef] = ()
     ) -> Neighbours:
         """Gather the homes and the dims' parts of traced variables, and homes known besides."""
-        known = tuple(homes)
-        homes = {}
+        known: dict[Any, OneRef] = {}
         parts: dict[str, tuple[int, int]] = {}
         disagreed: set[str] = set()
-        for variable, trace in traced:
-            homes.setdefault(_home_key(trace.ref), trace.ref)
-            for dim, part in zip(variable.dims, trace.axes, strict=True):
+        for variable, found in traced:
+            known.setdefault(_home_key(found.ref), found.ref)
+            for dim, part in zip(variable.dims, found.axes, strict=True):
                 name, seen = str(dim), (part.start, part.count)
                 if part.step != 1 or parts.setdefault(name, seen) != seen:
                     disagreed.add(name)
-        for ref in known:
-            homes.setdefault(_home_key(ref), ref)
-        return cls(tuple(homes.values()), {d: p for d, p in parts.items() if d not in disagreed})
+        for ref in homes:
+            known.setdefault(_home_key(ref), ref)
+        return cls(tuple(known.values()), {d: p for d, p in parts.items() if d not in disagreed})
 
 
-def homes_in_tree(groups: Mapping[str, xr.Dataset]) -> dict[str, list[StoredRef]]:
+def homes_in_tree(groups: Mapping[str, xr.Dataset]) -> dict[str, list[OneRef]]:
     """Tell for each group of a tree where it is stored, by what is traced in any of them.
 
     A group that holds nothing but index coordinates, which are loaded, has no neighbours.
@@ -67,7 +66,7 @@ def homes_in_tree(groups: Mapping[str, xr.Dataset]) -> dict[str, list[StoredRef]
         References to an array that need not be there, by path of the group; empty where there
         is one group only.
     """
-    bases: dict[Any, StoredRef] = {}
+    bases: dict[Any, OneRef] = {}
     if len(groups) > 1:
         for path, ds in groups.items():
             for variable in ds.variables.values():
@@ -78,8 +77,8 @@ def homes_in_tree(groups: Mapping[str, xr.Dataset]) -> dict[str, list[StoredRef]
     return {path: [_member(base, path) for base in bases.values()] for path in groups}
 
 
-def _base(ref: StoredRef, path: str) -> StoredRef | None:
-    """Return the group of a source that is the root of a tree, from an array in one of its groups."""
+def _base(ref: OneRef, path: str) -> OneRef | None:
+    """Return the group that is the root of a tree, from an array in one of its groups."""
     folder = ref.group or "" if isinstance(ref, FileRef) else ref.path.rpartition("/")[0]
     folder = folder.strip("/")
     if path and f"/{folder}".endswith(f"/{path}"):
@@ -89,18 +88,18 @@ def _base(ref: StoredRef, path: str) -> StoredRef | None:
     return _array_in(ref, folder)
 
 
-def _member(base: StoredRef, path: str) -> StoredRef:
+def _member(base: OneRef, path: str) -> OneRef:
     folder = base.group or "" if isinstance(base, FileRef) else base.path.rpartition("/")[0]
     return _array_in(base, "/".join(filter(None, [folder.strip("/"), path])))
 
 
-def _array_in(ref: StoredRef, folder: str) -> StoredRef:
+def _array_in(ref: OneRef, folder: str) -> OneRef:
     if isinstance(ref, FileRef):
         return replace(ref, group=folder or None)
     return replace(ref, path=f"{folder}/any".strip("/"))
 
 
-def _home_key(ref: StoredRef) -> tuple[Any, ...]:
+def _home_key(ref: OneRef) -> tuple[Any, ...]:
     if isinstance(ref, FileRef):
         return ref.filename, ref.engine, ref.group
     return id(ref.store), ref.path.rpartition("/")[0]
@@ -157,7 +156,7 @@ def _namesakes(
             yield traced, stored
 
 
-def _sibling(home: StoredRef, name: str) -> StoredRef:
+def _sibling(home: OneRef, name: str) -> OneRef:
     if isinstance(home, FileRef):
         return replace(home, variable=name)
     folder = home.path.rpartition("/")[0]
@@ -165,7 +164,7 @@ def _sibling(home: StoredRef, name: str) -> StoredRef:
 
 
 def _box(
-    variable: xr.Variable, stored: StoredArray, ref: StoredRef, neighbours: Neighbours
+    variable: xr.Variable, stored: StoredArray, ref: OneRef, neighbours: Neighbours
 ) -> Traced | None:
     shape = stored.info.shape
     if len(shape) != variable.ndim:
@@ -211,6 +210,6 @@ def _time_coder(variable: xr.Variable) -> Any:
     )
 
 
-def _own_name(ref: StoredRef) -> str:
+def _own_name(ref: OneRef) -> str:
     """Return the stored array's own name."""
     return ref.variable if isinstance(ref, FileRef) else ref.path.rpartition("/")[2]
