@@ -16,7 +16,7 @@ import dask.array as da
 import numcodecs
 import numpy as np
 import xarray as xr
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
 import xchunk
 
@@ -25,7 +25,7 @@ class Slow(WrapperStore[Any]):
     """A store that takes its time for each request."""
 
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.06)
         return await self._store.get(key, prototype, byte_range)
 
     def _with_store(self, store: Any) -> Slow:
@@ -81,6 +81,16 @@ def slow_store() -> Any:
     return seen(ds.a.mean())
 
 
+def small_chunks() -> Any:
+    """One task for each of many small chunks, read from the memory."""
+    values = np.random.default_rng(0).random((1_200, 20))
+    store = MemoryStore()
+    xr.Dataset({"a": (("t", "y"), values)}).to_zarr(
+        store, encoding={"a": {"chunks": (1, 20)}}, consolidated=False
+    )
+    return seen(xr.open_zarr(store, consolidated=False).a.max())
+
+
 def slow_codec() -> Any:
     values = (np.random.default_rng(0).random((16, 600, 600)) * 50).astype("i2")
     xr.Dataset({"a": (("t", "y", "x"), values)}).to_zarr(
@@ -108,6 +118,7 @@ def interpreter() -> Any:
 LOCAL: dict[str, tuple[Callable[[], Any], str]] = {
     "healthy": (healthy, "healthy"),
     "tiny tasks": (tiny_tasks, "too-many-tasks"),
+    "small stored chunks": (small_chunks, "too-many-tasks"),
     "one giant chunk": (giant_chunk, "one-chunk"),
     "one block": (one_block, "too-few-tasks"),
     "slow store": (slow_store, "io-bound"),

@@ -76,6 +76,14 @@ CASES = {
     "codec in a file": (HEALTHY, {"states": {"file-codec": 15.0, "compute": 4.0}}, "codec-bound"),
     "codec": (HEALTHY, {"states": {"codec": 14.0, "store": 2.0, "compute": 3.0}}, "codec-bound"),
     "store": (HEALTHY, {"states": {"store": 17.0, "compute": 2.0}, "cpu": 2.0}, "io-bound"),
+    "small stored chunks": (
+        HEALTHY, {"states": {"store": 17.0, "compute": 2.0}, "cpu": 9.0}, "overhead-bound"
+    ),
+    "small blocks of them": (
+        HEALTHY,
+        {"states": {"store": 17.0, "compute": 2.0}, "cpu": 9.0, "tasks": 2000},
+        "too-many-tasks",
+    ),
     "asleep": (HEALTHY, {"states": {"blocked": 17.0, "compute": 2.0}, "cpu": 2.0}, "io-bound"),
     "interpreter": (
         HEALTHY, {"states": {"compute": 12.0, "blocked": 7.0}, "cpu": 10.4, "gil": 0.7}, "gil-bound"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
+
+import numpy as np
 
 from xchunk.core.measured import MeasuredRates
 
@@ -92,7 +93,7 @@ class Record:
     cpu: float = 0.0
     """Seconds of CPU time of the workers' processes."""
     starved: float = 0.0
-    """Seconds in which tasks' threads could have run, but other processes had the CPU."""
+    """Seconds in which threads could have run, but other processes had the CPU."""
     gil: float = 0.0
     """Part of the samples for which the interpreter's lock had to be waited for."""
     own: float = 0.0
@@ -238,7 +239,7 @@ def facts_of(record: Record, rates: MeasuredRates | None = None) -> Facts:
         gil=record.gil,
         longest=0.0 if longest is None else longest.seconds,
         longest_name="" if longest is None else longest.name,
-        usual=statistics.median(same) if same else 0.0,
+        usual=float(np.median(same)) if same else 0.0,
         substantial=sum(s.seconds >= floor for s in work),
         alone=_alone(work),
         uneven=_uneven(work, len(record.workers)),

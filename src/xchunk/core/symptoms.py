@@ -7,22 +7,18 @@ does not change the verdict.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
 
+from xchunk.core.diagnosis import Diagnosis, Symptom
 from xchunk.core.observed import Facts
 from xchunk.core.units import format_bytes, format_count, format_seconds
 
-__all__ = ["Diagnosis", "Symptom", "SymptomName", "diagnose"]
-
-SymptomName: TypeAlias = Literal[
-    "workers-lost", "spilling", "memory", "one-chunk", "too-few-tasks", "too-many-tasks",
-    "unbalanced", "transfer-bound", "lock-bound", "gil-bound", "io-bound", "codec-bound",
-    "idle", "healthy", "nothing",
-]  # fmt: skip
+__all__ = ["diagnose"]
 
 #: Parts of the time from which on something is a symptom.
 _SPILL, _TRANSFER, _LOCK, _GIL, _READ, _IDLE, _ALONE = 0.03, 0.25, 0.2, 0.3, 0.45, 0.35, 0.3
+
+#: Processors that a process keeps busy, from which on its one thread for reading is the limit.
+_SATURATED = 0.7
 
 #: Tasks of a process that run at once, and the processors that they get if only one can.
 _AT_ONCE, _ONE = 1.4, 1.2
@@ -32,64 +28,6 @@ _TINY = 0.03
 
 #: Tasks for each thread from which on there are many.
 _MANY = 100
-
-
-@dataclass(frozen=True)
-class Symptom:
-    """One thing that a computation suffers from."""
-
-    name: SymptomName
-    """What it is called."""
-    share: float
-    """Part of the threads' time that it takes."""
-    what: str
-    """What was seen."""
-    means: str
-    """What that means."""
-    remedy: str
-    """What to change."""
-    code: str
-    """The change as code."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the symptom as JSON types."""
-        return {
-            "name": self.name,
-            "share": self.share,
-            "what": self.what,
-            "means": self.means,
-            "remedy": self.remedy,
-            "code": self.code,
-        }
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What was found, the gravest first."""
-
-    symptoms: tuple[Symptom, ...]
-    """At least one: where nothing is wrong, it is ``healthy``."""
-    notes: tuple[str, ...] = ()
-    """What else is to be known."""
-
-    @property
-    def verdict(self) -> SymptomName:
-        """The name of the gravest symptom."""
-        return self.symptoms[0].name
-
-    def __str__(self) -> str:
-        said = [f"{s.name}: {s.what} {s.means} {s.remedy}" for s in self.symptoms]
-        code = ["    " + s.code.replace("\n", "\n    ") for s in self.symptoms]
-        pairs = [f"{a}\n\n{b}" for a, b in zip(said, code, strict=True)]
-        return "\n\n".join([*pairs, *self.notes])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the diagnosis as JSON types."""
-        return {
-            "verdict": self.verdict,
-            "symptoms": [s.to_dict() for s in self.symptoms],
-            "notes": list(self.notes),
-        }
 
 
 def diagnose(facts: Facts) -> Diagnosis:
@@ -211,16 +149,18 @@ def _too_few(f: Facts) -> Symptom | None:
 
 
 def _too_many(f: Facts) -> Symptom | None:
-    if f.tasks < _MANY * f.slots or f.mean > _TINY or f.idle < _IDLE:
+    if f.tasks < _MANY * f.slots or f.mean > _TINY:
+        return None
+    if f.idle < _IDLE and not _is_overhead(f):
         return None
     factor = max(2, min(10_000, round(0.3 / max(f.mean, 1e-4))))
     return Symptom(
         "too-many-tasks",
-        f.idle,
-        f"{format_count(f.tasks)} tasks took {format_seconds(f.mean)} each, and the threads "
-        f"were without work for {f.idle:.0%} of the time.",
-        "The scheduler cannot hand out tasks as fast as they end: it takes up to a millisecond "
-        "for each, however small it is.",
+        max(f.idle, _read_shares(f)[0]) if _is_overhead(f) else f.idle,
+        f"{format_count(f.tasks)} tasks took {format_seconds(f.mean)} each; the threads were "
+        f"without work for {f.idle:.0%} of the time.",
+        "What dask and the libraries do for each task, up to a millisecond however small it is, "
+        "takes longer than the work in it.",
         f"Make the blocks about {format_count(factor)} times as large; a task should take a "
         "tenth of a second at least. Chunk when opening, since a later .chunk() keeps the small "
         "tasks and adds to them.",
@@ -314,9 +254,36 @@ def _read_shares(f: Facts) -> tuple[float, float]:
     return store, codec
 
 
-def _io(f: Facts) -> Symptom | None:
+def _is_overhead(f: Facts) -> bool:
+    """Whether what looks like waiting for a store is the libraries' own work for each chunk."""
     store, codec = _read_shares(f)
     if store < _READ or store < codec:
+        return False
+    if f.rates is not None:
+        return f.rates.bottleneck == "overhead"
+    # zarr does that work in one thread of a process, which others wait for
+    return (f.cpu + f.starved) / max(1e-9, f.elapsed * f.workers) > _SATURATED
+
+
+def _overhead(f: Facts) -> Symptom | None:
+    if not _is_overhead(f) or _too_many(f) is not None:
+        return None
+    store, _ = _read_shares(f)
+    return Symptom(
+        "overhead-bound",
+        store * min(1.0, f.compute / f.total),
+        f"Tasks waited for {store:.0%} of their time for what libraries do for each stored chunk, "
+        f"which kept {min(1.0, f.cpu / max(1e-9, f.elapsed * f.workers)):.0%} of a processor "
+        f"busy in each process.{_probed(f)}",
+        "The stored chunks are so small that finding them takes longer than reading them.",
+        "Store the data in larger chunks; until then, read with processes of one thread each.",
+        'ds = ds.chunking.apply(access="scan", store="larger.zarr")',
+    )
+
+
+def _io(f: Facts) -> Symptom | None:
+    store, codec = _read_shares(f)
+    if store < _READ or store < codec or _is_overhead(f):
         return None
     threads = f"dask.config.set(num_workers={4 * f.slots})"
     if f.scheduler == "cluster":
@@ -353,7 +320,7 @@ def _codec(f: Facts) -> Symptom | None:
 
 _CAUSES: tuple[Callable[[Facts], Symptom | None], ...] = (_lost, _spilling, _memory)
 _RULES: tuple[Callable[[Facts], Symptom | None], ...] = (
-    _one_chunk, _too_few, _too_many, _unbalanced, _transfer, _lock, _gil, _io, _codec,
+    _one_chunk, _too_few, _too_many, _unbalanced, _transfer, _lock, _gil, _overhead, _io, _codec,
 )  # fmt: skip
 
 

@@ -12,9 +12,10 @@ from dask.callbacks import Callback
 from dask.utils import key_split
 
 from xchunk.core.cost import Rates
+from xchunk.core.diagnosis import Diagnosis
 from xchunk.core.measured import MeasuredRates
 from xchunk.core.observed import Facts, MemorySample, Record, Span, WorkerSeen, facts_of
-from xchunk.core.symptoms import Diagnosis, diagnose
+from xchunk.core.symptoms import diagnose
 from xchunk.diagnose.sampling import Sampled, Sampler
 from xchunk.engine.budget import local_threads
 from xchunk.engine.limits import memory_limit
@@ -41,12 +42,20 @@ class _Tasks(Callback):
     def __init__(self) -> None:
         self.begun: dict[Any, float] = {}
         self.ended: list[tuple[Any, float, float, Any]] = []
+        self.cpu: tuple[float, float] | None = None
 
     def _pretask(self, key: Any, dsk: Any, state: Any) -> None:  # noqa: ARG002
+        if self.cpu is None:
+            now = time.process_time()
+            self.cpu = (now, now)
         self.begun[key] = time.time()
 
     def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:  # noqa: ARG002
         self.ended.append((key, self.begun.pop(key, 0.0), time.time(), worker_id))
+
+    def _finish(self, dsk: Any, state: Any, errored: bool) -> None:  # noqa: ARG002
+        if self.cpu is not None:
+            self.cpu = (self.cpu[0], time.process_time())
 
 
 class Observation:
@@ -206,7 +215,8 @@ def _local(tasks: _Tasks, sampled: Sampled | None) -> Record:
         states=dict(seen.states),
         tasks=len(ended),
         elapsed=max((s.stop for s in spans), default=0.0),
-        cpu=seen.cpu,
+        # what building the graph took is not the tasks'
+        cpu=seen.cpu if tasks.cpu is None else tasks.cpu[1] - tasks.cpu[0],
         starved=seen.starved,
         own=seen.own,
         gil=seen.late / seen.looks if seen.looks else 0.0,

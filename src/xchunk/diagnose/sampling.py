@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,12 @@ from xchunk.engine.limits import resident_bytes
 
 __all__ = ["INTERVAL", "Sampled", "Sampler"]
 
-#: Seconds between two looks.
-INTERVAL = 0.05
+#: Seconds between two looks, and the most where looking would take too much.
+INTERVAL, _RARELY = 0.05, 0.25
+
+#: Part of the process's CPU time that looking may take. Where the process hardly runs, a part of
+#: the processor instead, so that one that waits for a store is looked at all the same.
+_OWN, _LEAST_RUN = 0.015, 0.2
 
 #: Looks that are kept for the picture of the memory; beyond, every other one is let go.
 _KEPT = 4_000
@@ -46,7 +50,7 @@ class Sampled:
     cpu: float = 0.0
     """Seconds of CPU time."""
     starved: float = 0.0
-    """Seconds in which tasks' threads waited for a processor."""
+    """Seconds in which threads waited for a processor."""
     looks: int = 0
     """Number of looks."""
     late: int = 0
@@ -88,18 +92,21 @@ class Sampler(threading.Thread):
     def run(self) -> None:
         """Look, until it is stopped."""
         me = threading.get_native_id()
-        last = time.monotonic()
-        waited = _waited(me)
-        while not self._ended.wait(INTERVAL):
+        first = last = time.monotonic()
+        waited, interval = _waited(me), INTERVAL
+        while not self._ended.wait(interval):
             now, before = time.monotonic(), waited
             waited = _waited(me)
             # what is not the system's delay is the interpreter's
-            late = now - last - INTERVAL - (waited - before)
+            late = now - last - interval - (waited - before)
             self.seen.looks += 1
             self.seen.late += late > _LATE
             self._look(now - last)
             self.seen.own = time.thread_time()
             last = time.monotonic()
+            run = max(time.process_time() - self._cpu, _LEAST_RUN * (last - first))
+            too_much = self.seen.own > _OWN * run
+            interval = min(_RARELY, interval * 1.5) if too_much else max(INTERVAL, interval / 1.5)
 
     def _look(self, seconds: float) -> None:
         stacks = self._stacks()
@@ -114,21 +121,12 @@ class Sampler(threading.Thread):
         native = {t.ident: t.native_id for t in threading.enumerate()}
         states = self.seen.states
         for ident, stack in inside.items():
-            tid = native.get(ident)
-            state: str = state_of(stack)
-            if state == "zarr":
-                state = resolved(others)
-            elif state in ("compute", "file"):
-                # asleep in a library that reads, or in other work
-                asleep = not _is_running(tid)
-                if state == "file":
-                    state = "file-store" if asleep else "file-codec"
-                elif asleep:
-                    state = "blocked"
+            state = _doing(stack, others, native.get(ident))
             states[state] = states.get(state, 0.0) + seconds
-            if tid is not None and tid not in self._waits:
-                now = _waited(tid)
-                self._waits[tid] = (now, now)
+        if self.seen.looks % 10 == 1:
+            for tid in native.values():
+                if tid is not None and tid not in self._waits and tid != self.native_id:
+                    self._waits[tid] = (now := _waited(tid), now)
         if self.seen.looks % self._every == 0:
             more = self._more() if self._more is not None else []
             self.seen.memory.append((time.time(), resident_bytes(), more))
@@ -157,6 +155,16 @@ class Sampler(threading.Thread):
     def _look_at_waits(self) -> None:
         for tid, (first, last) in self._waits.items():
             self._waits[tid] = (first, max(last, _waited(tid)))
+
+
+def _doing(stack: Stack, others: Sequence[Stack], tid: int | None) -> str:
+    """What a task's thread does, also by what the system says of it."""
+    state = state_of(stack)
+    if state == "zarr":
+        return resolved(others)
+    if state == "file":
+        return "file-codec" if _is_running(tid) else "file-store"
+    return "blocked" if state == "compute" and not _is_running(tid) else state
 
 
 def _waited(tid: int) -> float:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dask.utils import key_split
-from distributed.diagnostics.plugin import WorkerPlugin
 
 from xchunk.core.observed import Action, MemorySample, Record, Span, WorkerSeen
 from xchunk.diagnose.sampling import Sampled, Sampler
@@ -48,33 +47,44 @@ class _Watch:
     """What each had counted before."""
 
 
-class _Plugin(WorkerPlugin):
-    """Watches the process of a worker as long as it is registered."""
+def _plugin(token: str) -> Any:
+    """Make what each worker registers; it watches the process as long as it is there."""
+    from distributed.diagnostics.plugin import WorkerPlugin
 
-    def __init__(self, token: str) -> None:
-        self.name = f"xchunk-observe-{token}"
-        self.token = token
+    class Observer(WorkerPlugin):
+        def __init__(self) -> None:
+            self.name = f"xchunk-observe-{token}"
 
-    def setup(self, worker: Worker) -> None:
-        """Begin to watch."""
-        watch = _WATCHES.get(self.token)
-        if watch is None:
-            workers: dict[str, Worker] = {}
-            watch = _Watch(Sampler(lambda: _told(workers)), workers, {})
-            _WATCHES[self.token] = watch
-            watch.sampler.start()
-        watch.workers[worker.address] = worker
-        watch.before[worker.address] = _counted(worker)
+        def setup(self, worker: Worker) -> None:
+            _begin(token, worker)
 
-    def teardown(self, worker: Worker) -> None:
-        """Stop."""
-        watch = _WATCHES.get(self.token)
-        if watch is None:
-            return
-        watch.workers.pop(worker.address, None)
-        if not watch.workers:
-            watch.sampler.stop()
-            _WATCHES.pop(self.token, None)
+        def teardown(self, worker: Worker) -> None:
+            _end(token, worker)
+
+    return Observer()
+
+
+def _begin(token: str, worker: Worker) -> None:
+    """Begin to watch a worker."""
+    watch = _WATCHES.get(token)
+    if watch is None:
+        workers: dict[str, Worker] = {}
+        watch = _Watch(Sampler(lambda: _told(workers)), workers, {})
+        _WATCHES[token] = watch
+        watch.sampler.start()
+    watch.workers[worker.address] = worker
+    watch.before[worker.address] = _counted(worker)
+
+
+def _end(token: str, worker: Worker) -> None:
+    """Stop; with the last of its workers, the process is no longer looked at."""
+    watch = _WATCHES.get(token)
+    if watch is None:
+        return
+    watch.workers.pop(worker.address, None)
+    if not watch.workers:
+        watch.sampler.stop()
+        _WATCHES.pop(token, None)
 
 
 def _told(workers: Mapping[str, Worker]) -> list[Any]:
@@ -133,7 +143,7 @@ class ClusterWatch:
         """Begin to watch."""
         # the first call makes the scheduler keep the task stream
         self.client.get_task_stream(start=0, stop=0)
-        self.client.register_plugin(_Plugin(self.token))
+        self.client.register_plugin(_plugin(self.token))
         self._names = {w["name"]: a for a, w in self._workers().items()}
         self.began = time.time()
 

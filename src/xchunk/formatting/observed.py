@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xchunk.core.diagnosis import Diagnosis, Symptom
 from xchunk.core.memory import PAUSE, SPILL, TARGET, TERMINATE
 from xchunk.core.observed import Action, Facts, MemorySample, Record, Span, WorkerSeen
-from xchunk.core.symptoms import Diagnosis, Symptom
 from xchunk.core.units import format_bytes, format_count, format_seconds
 from xchunk.formatting import describe
 from xchunk.formatting.style import card, esc, pairs
