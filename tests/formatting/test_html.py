@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
+from xchunk.core.access import AccessPattern
 from xchunk.core.memory import MemoryBudget
 from xchunk.formatting import drawing, html, style
 
@@ -137,3 +139,41 @@ def test_there_is_nothing_to_draw(make_layout, shape: tuple[int, ...]) -> None:
     dims = ("y", "x")[: len(shape)]
     layout = make_layout(dims=dims, shape=shape, chunks=None, dask_chunks=None)
     assert drawing.array_layout(layout) == ""
+
+
+def test_of_many_dims_those_are_drawn_that_a_request_needs_whole(make_layout) -> None:
+    layout = make_layout(
+        dims=("time", "level", "lat", "lon"), shape=(1000, 20, 90, 180), chunks=(1, 1, 90, 180),
+        dask_chunks=None,
+    )  # fmt: skip
+    assert "time: 1000, lat: 90, lon: 180" in drawing.array_layout(layout)
+    request = ((0, 1), (0, 20), (3, 4), (5, 6))
+    drawn = drawing.array_layout(layout, request)
+    assert "time: 1000, level: 20, lon: 180" in drawn
+    assert "touches 20 of 20,000 chunks" in drawn
+
+
+def test_a_suggestion_is_drawn_before_and_after(budget: MemoryBudget, make_suggestion) -> None:
+    given = replace(make_suggestion(budget), patterns=(AccessPattern("timeseries", ("time",)),))
+    shown = Outline(html.suggestion(given)).text
+    assert "touches 1,460 of 1,460 chunks" in shown
+    assert "touches 1 of 684 chunks, decodes 380" in shown
+
+
+def test_a_plan_is_drawn_as_its_stages(budget: MemoryBudget, make_plan) -> None:
+    page = html.rechunk_plan(make_plan(budget))
+    assert page.count('class="xc-node"') == 3
+    assert page.count('class="xc-arrow"') == 2
+    text = Outline(page).text
+    text = text[text.index("in two stages") :]
+    order = [text.index(s) for s in ("source", "1,460 decodes", "scratch", "684 objects", "target")]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(("part", "kind"), [(0.5, '"g"'), (0.9, '"g w"')])
+def test_memory_is_a_bar_against_the_thresholds(part: float, kind: str) -> None:
+    limit = MemoryBudget.of_memory(1000, reserved=100, threads=1)
+    page = html.bar(limit, int(part * 1000) - 100)
+    assert f'<i class={kind} style="left:10.0%;width:{100 * part - 10:.1f}%">' in page
+    for mark in ("60%<br>target", "70%<br>spill", "80%<br>pause", "95%<br>terminate"):
+        assert mark in page

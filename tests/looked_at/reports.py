@@ -91,10 +91,12 @@ def make_reports(folder: Path) -> dict[str, tuple[Any, tuple[str, ...]]]:
 
 
 def observed_reports(folder: Path) -> dict[str, tuple[Any, tuple[str, ...]]]:
-    """What was seen of a run, what it means, and a batch."""
-    with xchunk.observe() as seen:
-        with xr.open_zarr(folder / "maps.zarr", consolidated=False, chunks={}) as ds:
-            ds.t2m.mean("time").compute()
+    """What was seen of a run, and what it means."""
+    with (
+        xr.open_zarr(folder / "maps.zarr", consolidated=False, chunks={}) as ds,
+        xchunk.observe() as seen,
+    ):
+        ds.t2m.mean("time").compute()
     said = ("xchunk observation", "Task stream")
     return {"observation": (seen, said), "diagnosis": (seen.explain(), ("xchunk diagnosis",))}
 

@@ -112,7 +112,7 @@ def array_layout(
     said = [
         "" if request is None else captions.touched(layout, request),
         "; ".join(captions.drawn_notes(layout, scene.drawn, scene.is_true, scene.is_dense))
-        if named
+        if named or layout.ndim > 3
         else "",
     ]
     return figure(svg(scene, f"layout of {layout.name}"), legend, said, title)

@@ -2,8 +2,9 @@
 
 The array is drawn in its true proportions, as a bar (1-d), a rectangle (2-d) or a box in
 oblique projection (3-d: the first dim goes into the depth, so that a map lies in front). Of
-more dims the three longest are drawn. Where the proportions are more extreme than 16 to 1
-the short sides are drawn longer than they are, and the scene says so.
+more dims the three longest are drawn, those first that a request needs whole. Where the
+proportions are more extreme than 16 to 1 the short sides are drawn longer than they are, and the
+scene says so.
 """
 
 from __future__ import annotations
@@ -215,7 +216,9 @@ def grids_scene(
     """
     if not shape or not math.prod(shape):
         return None
-    order = sorted(range(len(shape)), key=lambda d: (-shape[d], d))[:3]
+    # what a request needs whole is what a drawing of it has to show
+    whole = [request is not None and n > 1 and request[d] == (0, n) for d, n in enumerate(shape)]
+    order = sorted(range(len(shape)), key=lambda d: (not whole[d], -shape[d], d))[:3]
     picked = sorted(order)
     none = Axis(1, 1)
 
