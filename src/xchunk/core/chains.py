@@ -35,6 +35,9 @@ __all__ = [
 #: Dims of at most so many elements are searched in full: every box, every piece.
 FULL = 16
 
+#: The same for copies of so many stages; those of more are never searched in full.
+TINY, TINY_STAGES = 8, 3
+
 #: The most multiples of one base that are tried along a dim in one stage, and in several.
 MOST_DIRECT, MOST_CHAIN, MOST_PARTIAL = 96, 32, 12
 
@@ -191,6 +194,8 @@ def chain_table(dim: Dim, stages: int, near: Sequence[int] = ()) -> Table:
     ends = _pair_up(dim, first, last)
     if stages == 2:
         rows: list[tuple[int, ...]] = [(b1, c, b2) for b1, b2 in ends for c in _pieces(n, b1, b2)]
+    elif stages == TINY_STAGES and n <= TINY:
+        rows = list(_every_chain(n, ends))
     else:
         rows = list(_through(n, ends, stages))
     columns = np.array(sorted(set(rows)), dtype=np.int64).T
@@ -270,29 +275,53 @@ def _pieces(n: int, b1: int, b2: int) -> list[int]:
     return sorted({math.gcd(b1, b2), b1})
 
 
+def _every_chain(n: int, ends: list[tuple[int, int]]) -> Iterable[tuple[int, ...]]:
+    """All chains of three stages along a dim of a few elements."""
+    pieces = {b: [c for c in range(1, n + 1) if b >= n or b % c == 0] for b in range(1, n + 1)}
+    for b1, b3 in ends:
+        for b2 in range(1, n + 1):
+            yield from ((b1, c1, b2, c2, b3) for c1 in pieces[b1] for c2 in pieces[b2])
+
+
 def _through(n: int, ends: list[tuple[int, int]], stages: int) -> Iterable[tuple[int, ...]]:
-    """Chains whose boxes go from the first shape to the last in geometric steps."""
+    """Chains whose boxes go from the first shape to the last in geometric steps.
+
+    With one box between, it may also be like one of its neighbours, or the whole dim: another
+    dim may be the one that changes.
+    """
     moves = stages - 2
     for b1, b2 in ends:
-        for bend in (0.5, 0.7, 1.0, 1.4, 2.0):
-            boxes = [b1]
-            for i in range(1, moves + 1):
-                share = (i / (stages - 1)) ** bend
-                guess = b1 ** (1 - share) * b2**share
-                # rising lengths are multiples of what they read, falling ones of what they feed
-                step = boxes[-1] if b2 >= b1 else b2
-                boxes.append(min(n, max(1, round(guess / step)) * step))
-            boxes.append(b2)
-            row: list[int] = [b1]
-            for before, after in itertools.pairwise(boxes):
-                row += [_piece(n, before, after), after]
-            yield tuple(row)
+        ways = [_steps(n, b1, b2, moves, bend) for bend in (0.5, 0.7, 1.0, 1.4, 2.0)]
+        if moves == 1:
+            ways += [(b1, b, b2) for b in (b1, b2, n)]
+        for boxes in sorted(set(ways)):
+            choices = [_between(n, before, after) for before, after in itertools.pairwise(boxes)]
+            for pieces in itertools.product(*choices) if moves == 1 else [[c[0] for c in choices]]:
+                row: list[int] = [b1]
+                for piece, after in zip(pieces, boxes[1:], strict=True):
+                    row += [piece, after]
+                yield tuple(row)
 
 
-def _piece(n: int, before: int, after: int) -> int:
+def _steps(n: int, b1: int, b2: int, moves: int, bend: float) -> tuple[int, ...]:
+    boxes = [b1]
+    for i in range(1, moves + 1):
+        share = (i / (moves + 1)) ** bend
+        guess = b1 ** (1 - share) * b2**share
+        # rising lengths are multiples of what they read, falling ones of what they feed
+        step = boxes[-1] if b2 >= b1 else b2
+        boxes.append(min(n, max(1, round(guess / step)) * step))
+    return (*boxes, b2)
+
+
+def _between(n: int, before: int, after: int) -> list[int]:
+    """Pieces between two boxes, the best guess first."""
+    if before >= n and after >= n:
+        # one piece, or two that take less memory in flight
+        return [n, ceildiv(n, 2)]
     if before >= n:
-        return after
-    return before if after >= n else math.gcd(before, after)
+        return [after]
+    return [before] if after >= n else [math.gcd(before, after)]
 
 
 def _figures(dim: Dim, boxes: list[_Ints], pieces: list[_Ints]) -> Table:

@@ -140,12 +140,18 @@ def _no_plan(planner: Planner) -> MemoryBudgetError | InvalidChunksError:
             f"max_mem={given}, even one task at a time"
         )
     return MemoryBudgetError(
-        f"{job.name}: {reason}. Nothing was written. Give max_mem={format_bytes(smallest)} "
+        f"{job.name}: {reason}. Nothing was written. Give max_mem={_rounded_up(smallest)} "
         f"({smallest} bytes) or more, or smaller target chunks.",
         needed=smallest,
         allowed=budget.max_mem,
         smallest=smallest,
     )
+
+
+def _rounded_up(nbytes: int) -> str:
+    """Show a size in three digits that are not less than it is."""
+    digit = 10 ** max(0, len(str(nbytes)) - 3)
+    return format_bytes(-(-nbytes // digit) * digit)
 
 
 def _size(grid: Grid, job: CopyJob) -> str:

@@ -218,6 +218,8 @@ class Planner:
 
     def search(self, facts: Facts, stages: int, below: float = math.inf) -> Option | None:
         """The best plan of so many stages that takes less than ``below`` seconds."""
+        if not self._may_fit(facts, stages):
+            return None
         chunked = self.job.source_chunked or self.job.blocks
         best = None
         for at in [-1] if chunked else range(len(self.job.shape)):
@@ -234,6 +236,11 @@ class Planner:
                 if closer is not None:
                     best, below = closer, closer.seconds
         return best
+
+    def _may_fit(self, facts: Facts, stages: int) -> bool:
+        """Whether so few boxes as are allowed could hold the array at all."""
+        free = self.job.blocks and stages == 1
+        return free or self.job.nbytes <= self.limits.tasks * max(0, facts.per_task)
 
     def _cheapest(
         self, tables: list[Table], facts: Facts, stages: int, below: float
@@ -283,13 +290,13 @@ class Planner:
         )
 
     def smallest(self) -> int | None:
-        """The smallest ``max_mem`` with a plan, to two per cent above; None if none helps."""
+        """The smallest ``max_mem`` with a plan, to a thousandth above; None if none helps."""
         low, high = 0, max(self.budget.max_mem, 1024)
         while not self.feasible(high):
             low, high = high, high * 2
             if high > 2**70:
                 return None
-        while high - low > max(64, high // 50):
+        while high - low > max(64, high // 1000):
             middle = (low + high) // 2
             low, high = (low, middle) if self.feasible(middle) else (middle, high)
         return high
