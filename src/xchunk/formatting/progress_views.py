@@ -143,7 +143,7 @@ class Log:
         began = not stage.said and stage.total > 1
         # what takes hours says less often how far it is, but each minute
         hundredth = (state.now - stage.started + stage.left(state.now)) / 100
-        calm = max(self._every, min(60.0, hundredth))
+        calm = max(self._every, min(60.0, hundredth)) if self._every else 0.0
         if not (began or stage.is_over or state.now - stage.said >= calm):
             return
         stage.said = state.now
