@@ -56,9 +56,9 @@ def make_reports(folder: Path) -> dict[str, tuple[Any, tuple[str, ...]]]:
     lazy = suggest_dataset(large, "map", tight)
     work = chunking.suggest(workload=lambda d: d.t2m.mean("time"), memory=limit)
     plan = chunking.plan(
-        {"time": -1, "lat": 6, "lon": 6}, store=folder / "out.zarr", max_mem="12MB"
+        {"time": -1, "lat": 6, "lon": 6}, store=folder / "out.zarr", max_mem="60MB"
     )
-    chunking.apply({"time": -1}, store=folder / "out.zarr", max_mem="40MB", progress=False)
+    chunking.apply({"time": -1}, store=folder / "out.zarr", max_mem="60MB", progress=False)
     layout = chunking.layout()
     check = chunking.check(memory="2GiB")
     return {
