@@ -20,6 +20,7 @@ from xchunk.core.grid import Axis
 from xchunk.core.memory import DECODE_COPIES, QUEUED, MemoryBudget, codec_copies
 from xchunk.core.plan import ArrayPlan, CopyJob, Limits, RechunkPlan, plan_array
 from xchunk.core.units import format_count
+from xchunk.engine.run import current_client
 from xchunk.errors import InvalidChunksError, SourceError, XchunkError
 from xchunk.extending import BoundExtension, ExtendedMetadata
 from xchunk.jobs import copy_job, may_scratch, with_blocks
@@ -34,6 +35,7 @@ from xchunk.storage.icechunk import is_session, refuse_unready, session_of
 from xchunk.storage.journal import Journal
 from xchunk.storage.refs import FileRef, SplicedRef, ZarrRef
 from xchunk.storage.site import Site
+from xchunk.storage.stored import close_files
 from xchunk.storage.stores import describe, open_store, reaching, refuse_overlap
 from xchunk.storage.target import TargetArray
 
@@ -120,15 +122,19 @@ def bind_extension(
         allowed=allowed or budget,
         scratch=None if scratch is None else open_store(scratch, storage_options=storage_options),
     )
-    if stopped is not None:
-        try:
-            bound = _bind(groups, target, ask, stopped)
-            if not committed or bound.header.digest == stopped.digest:
-                return replace(bound, complete=committed)
-        except XchunkError:
-            if not committed:
-                raise
-    return _bind(groups, target, ask, None)
+    try:
+        if stopped is not None:
+            try:
+                bound = _bind(groups, target, ask, stopped)
+                if not committed or bound.header.digest == stopped.digest:
+                    return replace(bound, complete=committed)
+            except XchunkError:
+                if not committed:
+                    raise
+        return _bind(groups, target, ask, None)
+    finally:
+        # files are opened anew when it runs, with the small caches of that time
+        close_files()
 
 
 class _Ask:
@@ -169,7 +175,9 @@ def _bind(
     groups: Mapping[str, xr.Dataset], store: Store, ask: _Ask, stopped: Extending | None
 ) -> BoundExtension:
     with reaching(store):
-        seen = session_of(store).fork().store if is_session(store) else store
+        # a session does not travel to workers, but a fork of it does
+        travels = is_session(store) and current_client() is not None
+        seen = session_of(store).fork().store if travels else store
         existing = read_existing(seen, list(groups), stopped.old if stopped else None)
     copies: list[BoundArray] = []
     sources: list[tuple[TargetArray, ArrayPlan]] = []

@@ -94,7 +94,12 @@ class Span:
         if not self.lead and not self.trail:
             return source
         inner = [b - a for a, b in (source.bounds(i) for i in range(source.count))]
-        return Axis.of(self.length, [self.lead, *inner, self.trail])
+        # old values are read in parts as long as the source's, so that these bound the memory
+        lead, trail = (
+            [min(source.chunk, n - i) for i in range(0, n, source.chunk)]
+            for n in (self.lead, self.trail)
+        )
+        return Axis.of(self.length, [*lead, *inner, *trail])
 
 
 @dataclass(frozen=True)

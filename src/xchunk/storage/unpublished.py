@@ -34,6 +34,11 @@ class Unpublished(WrapperStore[Store]):
     def _with_store(self, store: Store) -> Unpublished:
         return type(self)(store, self._documents)
 
+    @property
+    def base(self) -> Store:
+        """The store below."""
+        return self._store
+
     async def get(
         self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None
     ) -> Any:
