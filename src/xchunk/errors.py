@@ -139,8 +139,12 @@ class XchunkWarning(UserWarning):
 
 
 class ExcessiveIOWarning(XchunkWarning):
-    """What was asked reads or writes far more than the data hold."""
+    """What was asked reads far more than the data hold.
+
+    Stored chunks are decoded three times and more on average, and that makes a gigabyte and
+    more beyond decoding each once.
+    """
 
 
 class LayoutChangeWarning(XchunkWarning):
-    """Something about a variable could not be kept as it was stored."""
+    """Something about a variable cannot be kept as it is stored; the plan's notes say the same."""

@@ -45,9 +45,9 @@ def test_the_search_is_exact_for_short_dims(
 @pytest.mark.parametrize(
     ("stages", "dims", "sizes", "cases", "worst"),
     [
-        (2, 1, (17, 120), 60, 1.10),
+        (2, 1, (17, 80), 40, 1.10),
         (2, 2, (17, 30), 4, 1.05),
-        (3, 1, (9, 18), 20, 1.20),
+        (3, 1, (9, 14), 12, 1.20),
         pytest.param(2, 1, (17, 120), 500, 1.10, marks=pytest.mark.slow),
         pytest.param(3, 1, (9, 22), 60, 1.20, marks=pytest.mark.slow),
     ],
@@ -125,7 +125,15 @@ JOBS = {
 }
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow)
+        if n in ("few tasks", "few objects", "coprime")
+        else n
+        for n in JOBS
+    ],
+)
 def test_the_smallest_budget_is_the_smallest(name: str) -> None:
     a_job, limits = JOBS[name]
     with pytest.raises(MemoryBudgetError) as caught:

@@ -230,37 +230,43 @@ def bits(kit: Kit) -> Iterator[Row]:
 
 
 def power(kit: Kit) -> Iterator[Row]:
-    count = redone = sure = 0
-    real = journal.boot
-    for kind in ("read", "write"):
-        for n in range(1, kit.times(7, 3)):
-            with kit.place() as folder:
-                target = folder / "t.zarr"
-                kit.unfinished(target, kind, n)
-                if n % 2:
-                    Journal(LocalStore(target)).confirm()
-                else:
-                    for path in target.rglob("*"):
-                        if path.is_file() and "c" in path.parts:
-                            path.write_bytes(b"")
-                journal.boot = lambda: "another boot"
-                header = Journal(LocalStore(target)).read()
-                must(header is not None, "a journal")
-                for facts in header.arrays.values():  # type: ignore[union-attr]
-                    kept = Journal(LocalStore(target)).finished(header, facts)  # type: ignore[arg-type]
-                    sure += sum(map(len, kept))
-                try:
-                    kit.rechunk(target)
-                finally:
-                    journal.boot = real
-                must(same(target, kit.source), f"power loss at {kind} {n}")
-                count += 1
-                redone += not n % 2
-    yield (
-        "loss of power (unflushed files emptied, another boot)",
-        f"{count} losses",
-        f"all equal; {sure} boxes that were flushed kept, all others copied again",
-    )
+    plan = opened(kit.source).chunking.plan(store=kit.folder / "none", **call(kit.source))["v"]
+    for confirmed in (False, True):
+        count = sure = 0
+        for stage in plan.stages:
+            for n in range(1, 1 + min(stage.boxes.count, kit.times(20, 2))):
+                with kit.place() as folder:
+                    sure += lose_power(kit, folder / "t.zarr", stage.kind, n, confirmed)
+                    count += 1
+        said = f"{sure} boxes that were flushed kept" if confirmed else "nothing kept"
+        yield (
+            f"loss of power, {'after a flush' if confirmed else 'all unflushed files emptied'}",
+            f"{count} losses",
+            f"all resumed and equal; {said}, all else copied again",
+        )
+
+
+def lose_power(kit: Kit, target: Path, kind: str, n: int, confirmed: bool) -> int:
+    """Stop at a box, lose what is not flushed, start the machine anew, and go on."""
+    kit.unfinished(target, kind, n)
+    if confirmed:
+        Journal(LocalStore(target)).confirm()
+    else:
+        for path in target.rglob("*"):
+            if path.is_file() and "c" in path.parts:
+                path.write_bytes(b"")
+    real, journal.boot = journal.boot, lambda: "another boot"
+    try:
+        found = Journal(LocalStore(target))
+        header = found.read()
+        if header is None:
+            raise SystemExit("does not hold: a journal after a loss of power")
+        sure = sum(len(b) for f in header.arrays.values() for b in found.finished(header, f))
+        kit.rechunk(target)
+    finally:
+        journal.boot = real
+    must(same(target, kit.source), f"power loss at {kind} {n}")
+    return sure
 
 
 PARTS: dict[str, Callable[[Kit], Iterator[Row]]] = {
