@@ -62,7 +62,9 @@ def test_rates_of_a_zarr_store(encoding: dict, codecs: tuple) -> None:
     assert rates.speedup is not None
     for name in ("decode", "encode", "copy", "latency", "bandwidth"):
         assert 0 < getattr(rates, name) < 1e13
-    assert (rates.codec_seconds > 0) == bool(codecs)
+    # measured as a difference: on a busy machine it may vanish
+    assert rates.codec_seconds >= 0
+    assert codecs or rates.codec_seconds == 0
     # random digits, rounded: stored as they are without a codec, and in about half with one
     assert rates.compression == pytest.approx(0.5 if codecs else 1.0, abs=0.3 if codecs else 0)
     assert not rates.serial_read

@@ -60,7 +60,7 @@ class Layer:
         """Say in words what it does."""
         n = format_count(self.tasks)
         tasks = f"{n} task" + ("" if self.tasks == 1 else "s")
-        have = "has" if self.tasks == 1 else "have"
+        become = "becomes" if self.before == 1 else "become"
         out, before = _blocks(self.blocks), _blocks(self.before)
         each = self.fan_in or max(1, math.ceil(self.before / max(1, self.blocks)))
         wide = self.blocks / max(1, self.before)
@@ -68,10 +68,10 @@ class Layer:
             "read": f"{tasks} to read what is stored.",
             "create": f"{tasks} to make blocks that are not read from anywhere.",
             "map": f"{tasks}, one for each block before; fused where they can be.",
-            "aggregate": f"It aggregates: {before} become {out}, up to {format_count(each)} in "
+            "aggregate": f"It aggregates: {before} {become} {out}, up to {format_count(each)} in "
             "one task.",
-            "widen": f"It widens: {before} become {out}, {wide:.1f} for each.",
-            "overlap": f"{tasks} {have} the edges of neighbours copied to {out}.",
+            "widen": f"It widens: {before} {become} {out}, {wide:.1f} for each.",
+            "overlap": f"{tasks} to give {out} the edges of their neighbours.",
             "rechunk": f"It rechunks: {tasks} to cut up {before} and to put them together as {out}"
             "; both are held at once.",
             "write": f"{tasks} to write or hand over a block each.",
@@ -391,6 +391,11 @@ def _not_linear(r: GraphReport) -> str:
         f"With blocks {last.factor:g} times as large there are {about}{format_count(last.tasks)} "
         f"tasks, {fewer:.1f} times fewer"
     )
+    if not last.exact and r.rechunks:
+        return (
+            f"{text}, if what the data are rechunked to grows as well; with the computation as a "
+            "function, ds.chunking.graph(workload=...) counts them."
+        )
     if fewer < 0.9 * last.factor:
         text += ": not in proportion, since what combines blocks does not shrink as they do"
     return text + "."

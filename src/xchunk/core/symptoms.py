@@ -360,8 +360,9 @@ def _notes(f: Facts) -> tuple[str, ...]:
     out = []
     if f.total > 0 and f.starved > 0.25 * max(1e-9, sum(f.states.values())) and f.starved > 0.2:
         out.append(
-            f"Other processes had the CPU for {format_seconds(f.starved)} in which tasks could "
-            "have run: the machine was busy, so that times are longer than they would be."
+            f"Summed over threads, other processes had the CPU for {format_seconds(f.starved)} in "
+            "which this computation could have run: the machine was busy, and times are longer "
+            "than they would be."
         )
     if f.rates is not None:
         out.append(f.rates.why)

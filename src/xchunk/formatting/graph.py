@@ -28,7 +28,7 @@ def _facts(r: GraphReport) -> list[tuple[str, str]]:
         ("longest chain", describe.counted(r.critical, "task")),
     ]
     if r.nbytes_in is not None:
-        out.append(("bytes in", f"{about}{format_bytes(r.nbytes_in)}"))
+        out.append(("bytes in", f"{about if r.nbytes_in else ''}{format_bytes(r.nbytes_in)}"))
     out.append(("bytes out", format_bytes(r.nbytes_out)))
     if r.prediction is not None:
         out.append(("predicted peak", f"{about}{format_bytes(r.prediction.peak)}"))
@@ -46,7 +46,7 @@ def _merged(layers: tuple[Layer, ...]) -> list[tuple[str, str, str]]:
             continue
         if len(run) > 2:
             names = f"{run[0].name} … {run[-1].name}"
-            said = f"{len(run)} layers of one task for each block before it; fused where they can."
+            said = f"{len(run)} layers of one task for each block before; fused where they can be."
             out.append((names, format_count(sum(v.tasks for v in run)), said))
         else:
             out += [(v.name, format_count(v.tasks), v.sentence) for v in run]
