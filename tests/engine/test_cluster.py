@@ -23,7 +23,7 @@ def client(tmp_path: Path) -> Iterator[Client]:
         "n_workers": 2,
         "threads_per_worker": 1,
         "memory_limit": "400MB",
-        "dashboard_address": None,
+        "dashboard_address": ":0",
         "local_directory": str(tmp_path / "workers"),
     }
     with LocalCluster(**options) as cluster, Client(cluster) as active:

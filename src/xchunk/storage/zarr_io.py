@@ -1,12 +1,15 @@
 """The adapter to zarr: the one place that names what zarr has not made public.
 
-Two things are needed that zarr's public API does not offer. Both fail soft:
+Three things are needed that zarr's public API does not offer. All fail soft:
 
 * ``zarr.core.sync.sync`` runs a store's coroutine on zarr's own event loop. Remote stores bind
   their sessions to that loop, so that another loop would not do. Without it, the coroutine is
   run on a loop of our own, which local and memory stores accept.
 * ``FusedCodecPipeline`` (zarr >= 3.4) is named by its path in ``zarr.config``. Where it is
-  missing, the default pipeline is used.
+  missing, the default pipeline is used; and for stores that cannot be read without an event
+  loop, for which it would hold all chunks of a box at once.
+* ``AsyncArray._get_selection`` reads into a buffer from a coroutine, which may run in the thread
+  of our own task (`xchunk.storage.in_thread`). Without it, zarr's loop and threads are used.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer, NDBuffer, buffer_prototype
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
+
+from xchunk.storage.in_thread import is_free, run_here
+from xchunk.storage.unpublished import Unpublished
 
 __all__ = [
     "bits",
@@ -36,6 +42,7 @@ __all__ = [
     "has_fused_pipeline",
     "has_key",
     "holds_any",
+    "is_near",
     "list_prefix",
     "open_array",
     "put_key",
@@ -86,8 +93,7 @@ def tuned(concurrency: int = 1) -> Iterator[None]:
     """
     settings: dict[str, Any] = {"async.concurrency": concurrency}
     if has_fused_pipeline():
-        settings["codec_pipeline.path"] = _FUSED
-        settings["codec_pipeline.max_workers"] = concurrency
+        settings["codec_pipeline.max_workers"] = 1
     with _config_lock:
         _tuned.append(nullcontext() if _tuned else zarr.config.set(settings))
         _tuned[-1].__enter__()
@@ -99,6 +105,12 @@ def tuned(concurrency: int = 1) -> Iterator[None]:
             _tuned.pop() if len(_tuned) > 1 else _tuned.pop().__exit__(None, None, None)
 
 
+def is_near(store: Store) -> bool:
+    """Tell whether a store answers without waiting: it is on this machine, or in its memory."""
+    below = store.base if isinstance(store, Unpublished) else store
+    return isinstance(below, LocalStore | MemoryStore)
+
+
 def open_array(store: Store, path: str, zarr_format: int, *, mode: str) -> zarr.Array[Any]:
     """Open one array; ``mode`` is ``"r"`` or ``"r+"``.
 
@@ -106,7 +118,10 @@ def open_array(store: Store, path: str, zarr_format: int, *, mode: str) -> zarr.
     NaN fill, which would lose payloads. `write_units` makes its own, by bits.
     """
     # zarr < 3.2 takes no such setting when it opens an array, but reads the configuration then
-    with _config_lock, zarr.config.set({"array.write_empty_chunks": True}):
+    settings: dict[str, Any] = {"array.write_empty_chunks": True}
+    if has_fused_pipeline() and is_near(store):
+        settings["codec_pipeline.path"] = _FUSED
+    with _config_lock, zarr.config.set(settings):
         return zarr.open_array(
             store,
             path=path,
@@ -122,7 +137,40 @@ def read_into(array: zarr.Array[Any], region: Sequence[slice], out: NDArray[Any]
     elif out.dtype.hasobject or out.dtype.kind == "T":
         out[...] = array[tuple(region)]
     else:
-        array.get_basic_selection(tuple(region), out=NDBuffer.from_numpy_array(out))
+        buffer = NDBuffer.from_numpy_array(out)
+        reading = _reading(array, tuple(region), buffer) if _may_run_here(array) else None
+        if reading is None:
+            array.get_basic_selection(tuple(region), out=buffer)
+        else:
+            run_here(reading)
+
+
+def _may_run_here(array: zarr.Array[Any]) -> bool:
+    return is_near(array.store) and hasattr(array, "async_array") and is_free()
+
+
+def _reading(
+    array: zarr.Array[Any], region: tuple[slice, ...], out: NDBuffer
+) -> Coroutine[Any, Any, Any] | None:
+    try:
+        from zarr.core.indexing import BasicIndexer
+
+        inner: Any = array.async_array
+        grid = inner._chunk_grid if hasattr(inner, "_chunk_grid") else inner.metadata.chunk_grid
+        indexer = BasicIndexer(region, array.shape, grid)
+        reading: Coroutine[Any, Any, Any] = inner._get_selection(
+            indexer, prototype=buffer_prototype, out=out
+        )
+    except (ImportError, AttributeError, TypeError):
+        return None
+    return reading
+
+
+def _write(array: zarr.Array[Any], region: tuple[slice, ...], values: NDArray[Any]) -> None:
+    if _may_run_here(array):
+        run_here(array.async_array.setitem(region, values))
+    else:
+        array[region] = values
 
 
 def write_units(
@@ -146,7 +194,7 @@ def write_units(
     heads = values[tuple(slice(None, None, u) for u in unit)]
     suspects = _equals_fill(heads, fill)
     if not suspects.any():
-        array[tuple(region)] = values
+        _write(array, tuple(region), values)
         return heads.size
     written = 0
     for index in np.ndindex(*heads.shape):
@@ -161,12 +209,10 @@ def write_units(
                 key = array.metadata.encode_chunk_key(tuple(at))
                 delete_keys(array.store, [f"{array.path}/{key}"])
             continue
-        array[
-            tuple(
-                slice(r.start + s.start, r.start + s.stop)
-                for r, s in zip(region, local, strict=True)
-            )
-        ] = part
+        place = tuple(
+            slice(r.start + s.start, r.start + s.stop) for r, s in zip(region, local, strict=True)
+        )
+        _write(array, place, part)
         written += 1
     return written
 
