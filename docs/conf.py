@@ -39,6 +39,7 @@ napoleon_use_rtype = False
 html_theme = "pydata_sphinx_theme"
 html_title = "xchunk"
 html_static_path = ["_static"]
+html_css_files = ["xchunk.css"]
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
