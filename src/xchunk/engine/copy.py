@@ -32,7 +32,6 @@ from xchunk.storage.workspace import refuse_lost_pieces
 
 __all__ = [
     "StageSpec",
-    "checkpoint",
     "copy_box",
     "read_box",
     "reading",
@@ -92,11 +91,8 @@ def scratch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(f"u{width}" if width in (1, 2, 4, 8) else f"V{width}")
 
 
-def copy_box(spec: StageSpec, i: int, _after: Any = None) -> int | Written:
-    """Copy box number ``i`` of a stage; return its bytes, with the fork if it has one.
-
-    The last argument is the checkpoint of the stage before, which only orders the tasks.
-    """
+def copy_box(spec: StageSpec, i: int) -> int | Written:
+    """Copy box number ``i`` of a stage; return its bytes, with the fork if it has one."""
     return with_patience(lambda: _copy(spec, i))
 
 
@@ -130,11 +126,6 @@ def _write_values(spec: StageSpec, i: int, values: NDArray[Any]) -> int | Writte
     region = spec.boxes.region(i)
     with _context(spec, region):
         return _write(spec, i, region, values)
-
-
-def checkpoint(done: list[int]) -> int:
-    """Stand between two stages: it is reached when every box of the first is copied."""
-    return sum(done)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class Unreadable:
     """The error, in words."""
 
 
-def digest_box(spec: StageSpec, i: int, _after: Any = None) -> list[bytes] | Unreadable:
+def digest_box(spec: StageSpec, i: int) -> list[bytes] | Unreadable:
     """Read box number ``i`` and return the digest of each of its pieces.
 
     A box that cannot be read does not keep the others from being compared.

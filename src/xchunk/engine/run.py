@@ -1,7 +1,7 @@
 """Running stages with dask: its threads, or the active cluster.
 
-The graph has one task for each box and one checkpoint for each stage; what the tasks of a
-stage share is one entry of the graph, handed to each worker once.
+Each stage is a graph with one task for each box; what its tasks share is one entry of the
+graph, handed to each worker once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zarr.abc.store import Store
 
 from xchunk._secrets import safe_cause
 from xchunk.engine.apart import Names
-from xchunk.engine.copy import StageSpec, checkpoint, copy_box, release, write_block
+from xchunk.engine.copy import StageSpec, copy_box, release, write_block
 from xchunk.engine.digest import digest_block, digest_box
 from xchunk.errors import SourceError, StageFailedError, XchunkError
 from xchunk.storage.stores import describe
@@ -189,11 +189,12 @@ def run_chains(
     ]
     try:
         for group in _groups(chains):
-            graph, boxes = _graph(group)
-            if client is None:
-                _run_local(graph, boxes, threads, report)
-            else:
-                _run_on_cluster(graph, boxes, client, report)
+            for number in range(max(len(chain.stages) for chain in group)):
+                graph, boxes = _graph(group, number)
+                if boxes and client is None:
+                    _run_local(graph, boxes, threads, report)
+                elif boxes and client is not None:
+                    _run_on_cluster(graph, boxes, client, report)
             for chain in group:
                 if chain.after is not None:
                     chain.after()
@@ -215,34 +216,33 @@ def _groups(chains: Sequence[Chain]) -> Iterable[list[Chain]]:
     yield from ([c] for c in chains if len(c.stages) > 1)
 
 
-def _graph(chains: Sequence[Chain]) -> tuple[dict[Any, Any], dict[Any, str]]:
-    """Build the graph of some chains; also return the keys of the boxes with their labels."""
+def _graph(chains: Sequence[Chain], number: int) -> tuple[dict[Any, Any], dict[Any, str]]:
+    """Build the graph of one stage; also return the keys of the boxes with their labels.
+
+    A stage is a graph of its own: in one graph, all boxes of the second would depend on all of
+    the first, and dask's ordering of it takes time and memory by the square of their number.
+    """
     graph: dict[Any, Any] = {}
     boxes: dict[Any, str] = {}
     for chain in chains:
-        before: Any = None
-        for number, stage in enumerate(chain.stages):
-            shared = f"{stage.label}-spec-{stage.run}"
-            graph[shared] = stage
-            name = f"{stage.label}-{stage.run}"
-            boxes_left = chain.remaining(number)
-            keys = [(name, i) for i in boxes_left]
-            copying = stage.target is not None
-            box_task = copy_box if copying else digest_box
+        stage = chain.stages[number]
+        shared = f"{stage.label}-spec-{stage.run}"
+        graph[shared] = stage
+        name = f"{stage.label}-{stage.run}"
+        boxes_left = chain.remaining(number)
+        keys = [(name, i) for i in boxes_left]
+        copying = stage.target is not None
+        if number == 0 and chain.blocks is not None:
+            blocks, block_keys = _block_graph(chain.blocks, boxes_left)
+            graph.update(blocks)
             block_task = write_block if copying else digest_block
-            if number == 0 and chain.blocks is not None:
-                blocks, block_keys = _block_graph(chain.blocks, boxes_left)
-                graph.update(blocks)
-                graph.update(
-                    (k, (block_task, shared, k[1], b))
-                    for k, b in zip(keys, block_keys, strict=True)
-                )
-            else:
-                graph.update((k, (box_task, shared, k[1], before)) for k in keys)
-            boxes.update(dict.fromkeys(keys, stage.label))
-            if number < len(chain.stages) - 1:
-                before = f"{stage.label}-done-{stage.run}"
-                graph[before] = (checkpoint, keys)
+            graph.update(
+                (k, (block_task, shared, k[1], b)) for k, b in zip(keys, block_keys, strict=True)
+            )
+        else:
+            box_task = copy_box if copying else digest_box
+            graph.update((k, (box_task, shared, k[1])) for k in keys)
+        boxes.update(dict.fromkeys(keys, stage.label))
     return graph, boxes
 
 
