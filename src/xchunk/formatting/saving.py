@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from xchunk.errors import InvalidChunksError, SourceError
-from xchunk.formatting import shown_as, style
+from xchunk.formatting import style
+from xchunk.formatting.views import shown_as
 
 __all__ = ["save_report"]
 
