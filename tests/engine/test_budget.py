@@ -32,8 +32,8 @@ class FakeClient:
 
     asynchronous = False
 
-    def __init__(self, *workers: tuple[int, int, int, float]):
-        self.workers = workers
+    def __init__(self, *workers: tuple[int, int, int, float], now: int = 0):
+        self.workers, self.now = workers, now
 
     def scheduler_info(self, n_workers: int = 5) -> dict:
         shown = self.workers if n_workers == -1 else self.workers[:n_workers]
@@ -45,7 +45,10 @@ class FakeClient:
         }
 
     def run(self, function, on_error: str = "raise") -> dict:
-        return {f"tcp://w{i}": function(FakeWorker(w[3])) for i, w in enumerate(self.workers)}
+        answers = [function(FakeWorker(w[3])) for w in self.workers]
+        assert all(held > 0 for _, held in answers)
+        # what they hold here is what this process does
+        return {f"tcp://w{i}": (part, self.now) for i, (part, _) in enumerate(answers)}
 
 
 def test_one_worker() -> None:
@@ -68,6 +71,11 @@ def test_what_a_worker_holds_already_counts(busy: int) -> None:
     budget = detect_budget(client=FakeClient(*((1, 4 * GB, h, 0.6) for h in held)))
     assert budget.max_mem == int(0.6 * 4 * GB) - GB
     assert budget.workers == 3
+
+
+def test_what_a_worker_holds_once_its_libraries_are_loaded_counts() -> None:
+    client = FakeClient((1, 4 * GB, GB // 10, 0.6), now=GB // 4)
+    assert detect_budget(client=client).max_mem == int(0.6 * 4 * GB) - GB // 4
 
 
 def test_a_full_worker_is_named() -> None:

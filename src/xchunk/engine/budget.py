@@ -131,40 +131,52 @@ def _which(least: _Worker, workers: list[_Worker]) -> str:
 
 
 def _workers(client: Client, infos: Mapping[str, Any], memory: int | None) -> list[_Worker]:
-    fractions = _fractions(client)
+    answers = _answers(client)
     share = memory_limit()[0] // len(infos)
     out = []
     for address, info in infos.items():
         metrics = info.get("metrics") or {}
+        fraction, held = answers.get(str(address), (TARGET, 0))
         out.append(
             _Worker(
                 name=str(address),
                 threads=max(1, int(info["nthreads"])),
                 # a worker without a limit says 0
                 limit=memory if memory is not None else int(info.get("memory_limit") or share),
-                held=int(metrics.get("memory", 0)),
-                fraction=fractions.get(str(address)) or TARGET,
+                held=max(held, int(metrics.get("memory", 0))),
+                fraction=fraction or TARGET,
             )
         )
     return out
 
 
-def _fractions(client: Client) -> dict[str, float]:
-    """Ask each worker for the part of its limit that it uses; what does not answer is left out."""
+def _answers(client: Client) -> dict[str, tuple[float, int]]:
+    """Ask each worker for the part of its limit that it uses, and for what it holds already.
+
+    What does not answer is left out.
+    """
     if client.asynchronous:
         # nothing can be waited for here; the workers have our configuration, as a rule
-        return dict.fromkeys(client.scheduler_info(n_workers=-1)["workers"], _own_fraction())
+        addresses = client.scheduler_info(n_workers=-1)["workers"]
+        return {str(a): (_own_fraction(), 0) for a in addresses}
     try:
-        answers = client.run(_fraction_of, on_error="ignore")
+        answers = client.run(_answer, on_error="ignore")
     except Exception:  # noqa: BLE001 - a worker that is going away is no reason to fail
         return {}
-    return {str(k): float(v) for k, v in answers.items() if v}
+    return {str(k): v for k, v in answers.items() if isinstance(v, tuple)}
 
 
-def _fraction_of(dask_worker: Any) -> float:
-    """Tell, on a worker, the part of its limit that it uses: as it was started, or configured."""
+def _answer(dask_worker: Any) -> tuple[float, int]:
+    """Tell, on a worker, the part of its limit that it uses, and what it holds before any data.
+
+    What it was started with or configured to, and the libraries that it will need: the first
+    task would load them otherwise, and they count against the limit as the data do.
+    """
+    import xchunk.engine.copy  # noqa: F401
+
     manager = getattr(dask_worker, "memory_manager", None)
-    return float(getattr(manager, "memory_target_fraction", None) or _own_fraction())
+    fraction = float(getattr(manager, "memory_target_fraction", None) or _own_fraction())
+    return fraction, resident_bytes()
 
 
 def _own_fraction() -> float:
