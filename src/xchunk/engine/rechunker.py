@@ -84,8 +84,13 @@ class RechunkerEngine:
     """rechunker's executor; None: its dask executor."""
 
     def takes(self, job: CopyJob, dtype: np.dtype[Any]) -> bool:
-        """Tell whether rechunker can copy an array: objects, scalars and no elements it cannot."""
-        return bool(job.shape) and math.prod(job.shape) > 0 and dtype.kind not in "OT"
+        """Tell whether rechunker copies an array.
+
+        Objects, scalars and arrays without elements it cannot; and where the blocks of what is
+        computed are whole write units, there is nothing to rechunk.
+        """
+        whole = job.blocks and job.source.nests(job.units)
+        return bool(job.shape) and math.prod(job.shape) > 0 and dtype.kind not in "OT" and not whole
 
     def plan(
         self, job: CopyJob, budget: MemoryBudget, *, rates: Rates, limits: Limits

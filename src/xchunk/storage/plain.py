@@ -11,6 +11,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+from xarray.backends.zarr import FillValueCoder
 from zarr.storage import MemoryStore
 
 from xchunk.errors import EncodingError
@@ -102,9 +103,26 @@ def assemble_stored(
     )
     kept = {k: options[k] for k in ("fill_value", "order") if k in options}
     attrs = {k: v for k, v in array.attrs.items() if k != _DIMS}
+    if dims is not None and own != zarr_format:
+        _move_fill(info, attrs, settings, zarr_format)
     metadata: Any = array.metadata
     data_type = metadata.data_type if own == 3 else metadata.dtype
     return PlainArray(one, chunks, info.shards, dims, attrs, data_type, {**settings, **kept})
+
+
+def _move_fill(
+    info: StoredInfo, attrs: dict[str, Any], settings: dict[str, Any], zarr_format: int
+) -> None:
+    """Say of an array with named dims what is missing, as xarray reads it in the other format.
+
+    In format 2 it is the fill value, in format 3 an attribute.
+    """
+    missing = info.attrs.get("_FillValue")
+    if zarr_format == 2:
+        attrs.pop("_FillValue", None)
+        settings["fill_value"] = missing
+    elif missing is not None:
+        attrs["_FillValue"] = FillValueCoder.encode(missing, info.dtype)
 
 
 def _with_codecs(info: StoredInfo, options: Mapping[str, Any]) -> StoredInfo:
