@@ -17,6 +17,7 @@ from xchunk.errors import InvalidChunksError
 from xchunk.storage.assemble import Assembled
 from xchunk.storage.codecs import codec_names
 from xchunk.storage.target import TargetArray
+from xchunk.storage.workspace import can_shard_raw_bytes
 from xchunk.storage.zarr_io import has_fused_pipeline
 
 __all__ = [
@@ -159,6 +160,7 @@ def copy_job(target: TargetArray) -> CopyJob:
         "target": grid,
         "units": units,
         "fused": has_fused_pipeline(),
+        "shardable": one.dtype.itemsize in (1, 2, 4, 8) or can_shard_raw_bytes(),
         "write_copies": codec_copies(codecs)[1] if codecs is not None else None,
     }
     if one.info is None:

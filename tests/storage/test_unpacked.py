@@ -86,6 +86,7 @@ def test_stored_values_are_read_as_they_are_stored(packed: Path) -> None:
     close_files()
 
 
+@pytest.mark.filterwarnings("ignore:Numcodecs")  # what older zarrs say of Delta in format 3
 def test_filters_for_the_packed_dtype_are_left_out() -> None:
     filters = [zarr.codecs.numcodecs.Delta(dtype="i2")]
     ds = xr.Dataset({"v": (("t", "x"), np.arange(40.0).reshape(8, 5))})

@@ -16,7 +16,7 @@ from xchunk.errors import StageFailedError, TargetExistsError
 from xchunk.storage.refs import ZarrRef
 from xchunk.storage.stored import open_stored
 from xchunk.storage.stores import is_zarr
-from xchunk.storage.workspace import PREFIX, Workspace, refuse_lost_pieces
+from xchunk.storage.workspace import PREFIX, Workspace, can_shard_raw_bytes, refuse_lost_pieces
 from xchunk.storage.zarr_io import (
     delete_keys,
     get_key,
@@ -107,6 +107,8 @@ SCRATCHES = [
 @pytest.mark.parametrize("scratch", SCRATCHES, ids=str)
 @pytest.mark.parametrize("dtype", ["u1", "u8", "V3", "V16"])
 def test_bits_go_through_scratch_unharmed(store: Store, scratch: Scratch, dtype: str) -> None:
+    if scratch.shards and dtype.startswith("V") and not can_shard_raw_bytes():
+        pytest.skip("this zarr cannot; plans do without")
     space = Workspace(store)
     space.create()
     bits = np.random.default_rng(1).integers(0, 256, (10, 10, np.dtype(dtype).itemsize), "u1")

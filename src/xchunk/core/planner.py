@@ -205,7 +205,7 @@ class Planner:
         best = None
         packed = replace(facts, packed=True)
         ways = sorted((facts, packed), key=lambda f: f.floor(stages - 1))
-        for sharded in (False, True):
+        for sharded in (False, True)[: 1 + self.job.shardable]:
             for way in ways:
                 option = self.search(replace(way, sharded=sharded), stages, below)
                 if option is not None:
@@ -286,7 +286,7 @@ class Planner:
         return self.limits.scratch and any(
             self.search(replace(facts, sharded=sharded), stages) is not None
             for stages in range(2, MOST_STAGES + 1)
-            for sharded in (False, True)
+            for sharded in (False, True)[: 1 + self.job.shardable]
         )
 
     def smallest(self) -> int | None:

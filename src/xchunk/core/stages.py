@@ -66,6 +66,8 @@ class CopyJob:
     """Whether the source is computed block by block (dask): each block can be had once only."""
     fused: bool = True
     """Whether zarr runs codecs without a queue; where it has one, it holds two more chunks."""
+    shardable: bool = True
+    """Whether zarr can write several scratch pieces of such elements as one object."""
     read_copies: float | None = None
     """Bytes held for each byte of a source chunk in flight; None: the most that is usual."""
     write_copies: float | None = None

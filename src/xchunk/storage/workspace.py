@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,14 @@ from xchunk.storage.zarr_io import (
     put_key,
 )
 
-__all__ = ["MARKER", "PREFIX", "Workspace", "is_lost_mark", "refuse_lost_pieces"]
+__all__ = [
+    "can_shard_raw_bytes",
+    "MARKER",
+    "PREFIX",
+    "Workspace",
+    "is_lost_mark",
+    "refuse_lost_pieces",
+]
 
 #: The prefix below which everything temporary of ours lies.
 PREFIX = ".xchunk"
@@ -182,6 +190,21 @@ class Workspace:
             # what somebody else put there stays, and its folder with it
             with suppress(OSError):
                 (root / PREFIX).rmdir()
+
+
+@cache
+def can_shard_raw_bytes() -> bool:
+    """Tell whether this zarr writes raw bytes of odd widths in shards; 3.1 cannot hash a fill."""
+    values = np.zeros(2, dtype="V3")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            zarr.create_array(
+                MemoryStore(), shape=(2,), dtype="V3", chunks=(1,), shards=(2,), zarr_format=3
+            )[:] = values
+        except TypeError:
+            return False
+    return True
 
 
 def _lost(dtype: np.dtype[Any]) -> Any:
