@@ -116,6 +116,7 @@ def test_the_plan_is_rechunkers(source: Path, tmp_path: Path, monkeypatch: Any) 
     assert (read.boxes.chunks, write.boxes.chunks) == made[4][1:]
 
 
+@pytest.mark.slow
 def test_computed_values_and_scratch_elsewhere(source: Path, tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((400, 60, 50)).astype("f4")
     ds = xr.Dataset({"c": (("time", "lat", "lon"), values)}).chunk({"time": 10}) * 2
