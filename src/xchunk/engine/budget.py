@@ -172,7 +172,7 @@ def _answer(dask_worker: Any) -> tuple[float, int]:
     What it was started with or configured to, and the libraries that it will need: the first
     task would load them otherwise, and they count against the limit as the data do.
     """
-    import xchunk.engine.copy  # noqa: F401
+    import xchunk.engine.run  # noqa: F401
 
     manager = getattr(dask_worker, "memory_manager", None)
     fraction = float(getattr(manager, "memory_target_fraction", None) or _own_fraction())
