@@ -16,7 +16,7 @@ import numpy as np
 
 from xchunk._secrets import without_secrets
 from xchunk.storage.assemble import Assembled
-from xchunk.storage.refs import FileRef, ZarrRef
+from xchunk.storage.refs import FileRef, SplicedRef, ZarrRef
 from xchunk.storage.stamps import stamp_of_objects
 from xchunk.storage.stores import describe, local_path
 from xchunk.storage.zarr_io import get_key
@@ -46,9 +46,10 @@ def source_facts(one: Assembled) -> dict[str, Any]:
             "attributes": _digest(one.info.attrs),
         }
     facts["origin"] = list(one.origin)
-    if isinstance(one.ref, ZarrRef):
-        return {"kind": "zarr", **facts, **_zarr_facts(one.ref)}
-    return {"kind": "file", **facts, **_file_facts(one.ref)}
+    ref = one.ref.new if isinstance(one.ref, SplicedRef) else one.ref
+    if isinstance(ref, ZarrRef):
+        return {"kind": "zarr", **facts, **_zarr_facts(ref)}
+    return {"kind": "file", **facts, **_file_facts(ref)}
 
 
 def _dtype(dtype: np.dtype[Any]) -> str:
