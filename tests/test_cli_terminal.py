@@ -181,7 +181,7 @@ def test_sigterm_is_told_as_json(maps: str, no_orphans: None) -> None:
     assert [e["event"] for e in events] == ["start", "plan"]
     process.stderr.readline()  # a box is done
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 143
     last = [json.loads(line) for line in err.splitlines()][-1]
     assert (last["event"], last["type"], last["exit_code"]) == ("error", "Interrupted", 143)
