@@ -16,9 +16,6 @@ import pytest
 import xarray as xr
 import zarr
 
-import xchunk
-import xchunk.engine.copy
-
 QUIET = {"progress": False}
 
 
