@@ -1,0 +1,153 @@
+"""Many stores as one: what they hold is kept, however differently each is stored."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+import xchunk
+from xchunk.storage.roots import is_mixed
+
+# what cannot be kept as it is stored is said, which is looked at in the plan's notes
+pytestmark = pytest.mark.filterwarnings("ignore::xchunk.errors.LayoutChangeWarning")
+PACKED: dict[str, Any] = {"dtype": "i2", "scale_factor": 0.01, "_FillValue": -32768}
+
+
+def year(path: Path, number: int, encoding: dict[str, Any], chunk: int, top: float = 30) -> Path:
+    """A year of days, stored as it is asked."""
+    days = 366 if number % 4 == 0 else 365
+    rng = np.random.default_rng(number)
+    step = encoding.get("scale_factor", 0.125)
+    kind = "i4" if encoding["dtype"] == "i4" and "scale_factor" not in encoding else "f8"
+    values = (np.round(rng.uniform(-top, top, (days, 4, 6)) / step) * step).astype(kind)
+    if kind == "f8":
+        values[3, 2, 1] = np.nan
+    ds = xr.Dataset(
+        {"v": (("time", "lat", "lon"), values, {"units": "K"})},
+        coords={
+            "time": np.datetime64(f"{number}-01-01", "ns")
+            + np.arange(days) * np.timedelta64(1, "D"),
+            "lat": np.arange(4.0),
+            "lon": np.arange(6.0),
+        },
+    )
+    where = path / f"{number}.zarr"
+    own = {"v": {**encoding, "chunks": (chunk, 4, 6)},
+           "time": {"units": f"days since {number}-01-01", "dtype": "i4"}}  # fmt: skip
+    ds.to_zarr(where, encoding=own, consolidated=True)
+    return where
+
+
+def opened(how: str, files: list[Path]) -> xr.Dataset:
+    if how == "open_mfdataset":
+        return xr.open_mfdataset(files, engine="zarr")
+    if how == "concat":
+        return xr.concat([xr.open_zarr(f) for f in files], "time")
+    return xchunk.open_dataset(files, engine="zarr")
+
+
+@pytest.mark.parametrize(
+    ("second", "top", "stored"),
+    [
+        ({**PACKED}, 30, "i2"),
+        ({**PACKED, "scale_factor": 0.002}, 30, "f8"),
+        # these would wrap around if they were packed as the first year's are
+        ({**PACKED, "scale_factor": 2.0}, 9000, "f8"),
+        ({**PACKED, "add_offset": 5.0}, 30, "f8"),
+        ({**PACKED, "_FillValue": -1}, 30, "f8"),
+        ({**PACKED, "dtype": "i4"}, 90000, "f8"),
+        ({"dtype": "f8"}, 30, "f8"),
+    ],
+    ids=["alike", "scale", "larger scale", "offset", "fill", "wider", "not packed"],
+)
+@pytest.mark.parametrize("how", ["open_mfdataset", "open_dataset", "concat"])
+def test_365_and_366_days(
+    tmp_path: Path, how: str, second: dict[str, Any], top: float, stored: str
+) -> None:
+    files = [year(tmp_path, 2019, PACKED, 10), year(tmp_path, 2020, second, 31, top)]
+    right = np.concatenate([xr.open_zarr(f).v.values for f in files])
+    ds = opened(how, files)
+    if how != "open_dataset":
+        assert is_mixed(ds.v.variable) == (stored != "i2")
+    plan = ds.chunking.plan({"time": -1, "lat": 2}, store=tmp_path / "out.zarr")
+    mixed = [note for note in plan.notes if "stored in different ways" in note]
+    assert bool(mixed) == (stored != "i2" and how != "open_dataset")
+    out = ds.chunking.apply({"time": -1, "lat": 2}, store=tmp_path / "out.zarr", progress=False)
+    np.testing.assert_array_equal(out.v.values, right)
+    array = zarr.open_group(tmp_path / "out.zarr", mode="r")["v"]
+    assert array.shape == (731, 4, 6)
+    assert array.chunks == (731, 2, 6)
+    assert array.dtype == np.dtype(stored)
+    np.testing.assert_array_equal(out.time.values, ds.time.values)
+    assert out.v.attrs == {"units": "K"}
+
+
+def test_integers_of_two_widths(tmp_path: Path) -> None:
+    """Cast to the first file's int16, the others' values would wrap around."""
+    files = [
+        year(tmp_path, 2019, {"dtype": "i4"}, 10),
+        year(tmp_path, 2020, {"dtype": "i4"}, 7, 9e4),
+    ]
+    narrow = xr.open_zarr(files[0]).load().drop_encoding()
+    narrow["v"] = narrow.v.astype("i2")
+    narrow.to_zarr(tmp_path / "narrow.zarr")
+    ds = opened("concat", [tmp_path / "narrow.zarr", files[1]])
+    assert ds.v.dtype == np.dtype("i4")
+    out = ds.chunking.apply({"time": -1}, store=tmp_path / "out.zarr", progress=False)
+    np.testing.assert_array_equal(out.v.values, ds.v.values)
+    assert abs(out.v.values).max() > 2**15
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda ds: ds.rename(lat="y"), "do not fit together"),
+        (lambda ds: ds.isel(lat=slice(2)), "join='outer'"),
+        (lambda ds: ds.drop_vars("time"), "do not fit together"),
+    ],
+    ids=["another dim", "other places", "no time"],
+)
+def test_files_that_disagree(tmp_path: Path, change: Any, said: str) -> None:
+    files = [year(tmp_path, 2019, PACKED, 10), year(tmp_path, 2020, PACKED, 10)]
+    change(xr.open_zarr(files[1])).drop_encoding().to_zarr(tmp_path / "odd.zarr")
+    with pytest.raises(xchunk.SourceError, match=said):
+        xchunk.open_dataset([files[0], tmp_path / "odd.zarr"], engine="zarr")
+
+
+# h5py, with which references are made, is not loaded into the common process
+REFERENCES = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np, xarray as xr, zarr, xchunk
+from kerchunk.hdf import SingleHdf5ToZarr
+values = (np.arange(20 * 6 * 8) % 999 + 1).reshape(20, 6, 8) * 0.5
+xr.Dataset({"v": (("t", "y", "x"), values)}).to_netcdf(
+    "a.nc", engine="h5netcdf",
+    encoding={"v": {"dtype": "i2", "scale_factor": 0.5, "chunksizes": (1, 6, 8)}})
+with open("refs.json", "w") as file:
+    json.dump(SingleHdf5ToZarr("a.nc").translate(), file)
+ds = xr.open_dataset("reference://", engine="zarr", chunks={}, backend_kwargs={
+    "storage_options": {"fo": "refs.json"}, "consolidated": False})
+layout = ds.chunking.layout()["v"]
+out = ds.chunking.apply({"t": -1, "x": 4}, store="out.zarr", progress=False, verify=True)
+found = zarr.open_group("out.zarr", mode="r")["v"]
+assert np.array_equal(out.v.values, values)
+print(json.dumps([layout.format, list(layout.chunks), str(found.dtype), list(found.chunks)]))
+"""
+
+
+@pytest.mark.slow
+def test_references_of_kerchunk(tmp_path: Path) -> None:
+    pytest.importorskip("kerchunk")
+    call = [sys.executable, "-c", REFERENCES]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["zarr2", [1, 6, 8], "int16", [20, 6, 4]]
