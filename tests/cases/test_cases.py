@@ -16,6 +16,8 @@ import pytest
 import xarray as xr
 import zarr
 
+import xchunk  # noqa: F401  it registers .chunking
+
 QUIET = {"progress": False}
 
 
