@@ -90,6 +90,14 @@ def test_365_and_366_days(
     assert out.v.attrs == {"units": "K"}
 
 
+def test_an_encoding_that_is_given_is_kept(tmp_path: Path) -> None:
+    files = [year(tmp_path, 2019, PACKED, 10), year(tmp_path, 2020, {"dtype": "f8"}, 31)]
+    ds = opened("open_mfdataset", files)
+    ds.v.encoding = {"dtype": "i4", "scale_factor": 0.005, "_FillValue": -1_000_000}
+    ds.chunking.apply({"time": -1}, store=tmp_path / "out.zarr", progress=False)
+    assert zarr.open_group(tmp_path / "out.zarr", mode="r")["v"].dtype == np.dtype("i4")
+
+
 def test_integers_of_two_widths(tmp_path: Path) -> None:
     """Cast to the first file's int16, the others' values would wrap around."""
     files = [

@@ -19,6 +19,8 @@ _VALUE_KEYS = (
     "dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "units",
     "filters", "serializer",
 )  # fmt: skip
+#: What only reading a file or store puts into an encoding: without it, a user has made it anew.
+_READ_KEYS = ("preferred_chunks", "source", "original_shape")
 #: xarray's, and thereby dask's, name of the layer that holds what was opened.
 _OPENED = "original-"
 
@@ -68,10 +70,12 @@ def as_all_are_stored(variable: xr.Variable) -> tuple[xr.Variable, list[str]]:
     tuple
         The variable, whose values are then stored as they are, and a note that says so.
     """
-    if not any(k in variable.encoding for k in _VALUE_KEYS) or not is_mixed(variable):
+    encoding = variable.encoding
+    is_left = any(k in encoding for k in _READ_KEYS) and any(k in encoding for k in _VALUE_KEYS)
+    if not is_left or not is_mixed(variable):
         return variable, []
     plain = variable.copy(deep=False)
-    plain.encoding = {k: v for k, v in variable.encoding.items() if k not in _VALUE_KEYS}
+    plain.encoding = {k: v for k, v in encoding.items() if k not in _VALUE_KEYS}
     note = (
         "it was put together from arrays that are stored in different ways (dtype, packing or "
         f"fill value), so its values are stored as they are, as {variable.dtype}"
