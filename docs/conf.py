@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import xchunk
 
 project = "xchunk"
@@ -23,7 +27,12 @@ default_role = "py:obj"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-# The tutorial's code is run at each build, in a folder of its own; an error fails the build.
+# The pages' code is run at each build, in folders of its own; an error fails the build. Commands
+# are those of the same environment, and their output is plain text of 80 columns.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ |= {"TERM": "dumb", "COLUMNS": "80", "NO_COLOR": "1"}
+os.environ["XCHUNK_DOCS"] = str(Path(__file__).parent)  # where pages find their scripts
+
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
