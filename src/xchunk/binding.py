@@ -177,14 +177,14 @@ def bind_targets(
     budget, rates, limits, resume, allowed, scratch, engine
         As in `bind`.
     """
-    rates, limits = rates or Rates(), limits or Limits()
+    jobs = [copy_job(target, site.store) for target in targets]
+    rates, limits = rates or Rates.usual(near=all(job.near for job in jobs)), limits or Limits()
     copies: list[BoundArray] = []
     changes: list[str] = []
     notes: list[str] = []
-    for target in targets:
+    for target, job in zip(targets, jobs, strict=True):
         one = target.assembled
         _refuse_own_source(one, site.store)
-        job = copy_job(target)
         own = limits if may_scratch(one) else replace(limits, scratch=False)
         if engine is not None and engine.takes(job, one.dtype):
             chosen = engine.plan(job, budget, rates=rates, limits=limits)

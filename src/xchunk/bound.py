@@ -259,6 +259,7 @@ class Rechunk:
                     dtype=one.dtype,
                     from_scratch=number > 0,
                     to_scratch=stage.scratch is not None,
+                    concurrency=copy.plan.concurrency,
                     in_flight=int(stage.buffers.in_flight),
                     at_once=stage.buffers.read_unit if number == 0 and _in_parts(one) else None,
                     threads=max(1, min(copy.plan.threads, fitting)),

@@ -38,6 +38,7 @@ from xchunk.storage.site import Site
 from xchunk.storage.stored import close_files
 from xchunk.storage.stores import describe, open_store, reaching, refuse_overlap
 from xchunk.storage.target import TargetArray
+from xchunk.storage.zarr_io import is_near
 
 __all__ = ["bind_extension", "refuse_layout"]
 
@@ -116,10 +117,11 @@ def bind_extension(
         region=region,
         check_labels=check_labels,
         budget=budget,
-        rates=rates or Rates(),
+        rates=rates or Rates.usual(near=is_near(target)),
         limits=limits or Limits(),
         resume=resume,
         allowed=allowed or budget,
+        store=target,
         scratch=None if scratch is None else open_store(scratch, storage_options=storage_options),
     )
     try:
@@ -150,6 +152,7 @@ class _Ask:
         self.resume: bool = asked["resume"]
         self.allowed: MemoryBudget = asked["allowed"]
         self.scratch: Store | None = asked["scratch"]
+        self.store: Store = asked["store"]
 
 
 def _check_question(append_dim: Any, region: Any) -> None:
@@ -338,7 +341,7 @@ def _plan(
     window = _window(one, held, extension)
     target = TargetArray(window, chunks, shards)  # type: ignore[arg-type]
     target = replace(target, assembled=with_blocks(target, ask.budget))
-    job = copy_job(target)
+    job = copy_job(target, ask.store)
     if extension.has_old:
         job = _with_old(job, held)
     limits = ask.limits if may_scratch(window) else replace(ask.limits, scratch=False)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from zarr.abc.store import Store
+
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget, codec_copies
@@ -16,9 +18,10 @@ from xchunk.core.suggest import Suggestion
 from xchunk.errors import InvalidChunksError
 from xchunk.storage.assemble import Assembled
 from xchunk.storage.codecs import codec_names
+from xchunk.storage.refs import ZarrRef
 from xchunk.storage.target import TargetArray
 from xchunk.storage.workspace import can_shard_raw_bytes
-from xchunk.storage.zarr_io import has_fused_pipeline
+from xchunk.storage.zarr_io import has_fused_pipeline, is_near
 
 __all__ = [
     "Wishes",
@@ -147,19 +150,22 @@ def with_blocks(target: TargetArray, budget: MemoryBudget) -> Assembled:
     return replace(one, variable=chunked)
 
 
-def copy_job(target: TargetArray) -> CopyJob:
-    """Return what the planner has to know of one variable."""
+def copy_job(target: TargetArray, store: Store | None = None) -> CopyJob:
+    """Return what the planner has to know of one variable, and of the store it goes to."""
     one = target.assembled
     grid = Grid.of(one.shape, target.chunks)
     units = Grid.of(one.shape, target.shards) if target.shards is not None else grid
     codecs = codec_names(one.encoding)
+    stores = (one.ref.store if isinstance(one.ref, ZarrRef) else None, store)
+    near = all(s is None or is_near(s) for s in stores)
     common: dict[str, Any] = {
         "name": one.path or "array",
         "shape": one.shape,
         "itemsize": _itemsize(one),
         "target": grid,
         "units": units,
-        "fused": has_fused_pipeline(),
+        "fused": near and has_fused_pipeline(),
+        "near": near,
         "shardable": one.dtype.itemsize in (1, 2, 4, 8) or can_shard_raw_bytes(),
         "write_copies": codec_copies(codecs)[1] if codecs is not None else None,
     }

@@ -83,6 +83,7 @@ class _Pair:
     target_boxes: Grid
     pieces: Grid
     threads: int
+    concurrency: int
 
 
 def prove(
@@ -191,11 +192,12 @@ def _pair(one: Assembled, ref: ZarrRef, info: StoredInfo, budget: MemoryBudget) 
     chunks = tuple(c if isinstance(c, int) else max(c) for c in info.chunks or ())
     target = TargetArray(one, chunks, info.shards)
     source = with_blocks(target, budget)
-    job = copy_job(replace(target, assembled=source))
+    job = copy_job(replace(target, assembled=source), ref.store)
     limits = Limits() if may_scratch(source) else Limits(scratch=False)
     plan = plan_array(job, budget, limits=limits)
     first, last = (plan.stages[0].boxes, plan.stages[-1].boxes) if plan.stages else (job.units,) * 2
-    return _Pair(source, ref, info, first, last, common_pieces(first, last), plan.threads)
+    pieces = common_pieces(first, last)
+    return _Pair(source, ref, info, first, last, pieces, plan.threads, plan.concurrency)
 
 
 def _digests(
@@ -234,6 +236,7 @@ def _chains(pair: _Pair, run: str) -> list[Chain]:
         "target": None,
         "pieces": pair.pieces,
         "threads": pair.threads,
+        "concurrency": pair.concurrency,
     }
     source = StageSpec(
         label=f"xchunk-verify-source-{one.path}",

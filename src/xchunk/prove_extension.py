@@ -58,7 +58,7 @@ def _digests(
     budget = bound.plan.budget
     target = TargetArray(one, tuple(held.info.chunks or ()), held.info.shards)  # type: ignore[arg-type]
     source = with_blocks(target, budget)
-    job = copy_job(TargetArray(source, target.chunks, target.shards))
+    job = copy_job(TargetArray(source, target.chunks, target.shards), bound.readable())
     limits = Limits() if may_scratch(source) else Limits(scratch=False)
     plan = plan_array(job, budget, limits=limits)
     grids = {"source": plan.stages[0].boxes, "target": plan.stages[-1].boxes}

@@ -51,6 +51,11 @@ class Rates:
     scratch_ratio: float = 1.0
     """Bytes in the scratch store for each byte of a piece; below 1 where it is compressed."""
 
+    @classmethod
+    def usual(cls, *, near: bool = True) -> Rates:
+        """The defaults, or for a store that is far those of an object store in the same region."""
+        return cls() if near else cls(latency=0.02, bandwidth=0.25e9)
+
     def with_packed_scratch(self) -> Rates:
         """Return the rates of a scratch array in lz4, which packs about as well as the store."""
         ratio = min(1.0, self.compression)

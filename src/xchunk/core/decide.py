@@ -65,6 +65,8 @@ class Decision:
     """What decided, in a word or two."""
     fewer: LazyPass | None = None
     """A lazy pass that decodes less with fewer threads per worker, where chunks are split."""
+    all_threads: LazyPass | None = None
+    """The best pass with all threads, where one with fewer was chosen because it is quicker."""
 
     @property
     def chosen(self) -> LazyPass:
@@ -98,6 +100,16 @@ def decide(
     target = _target(layout, own, limit)
     stored = _stored(layout, target)
     lazy = _with_fewer(layout, main, budget, rates)
+    fewer = None if lazy is None else _reading_less(lazy, layout, main, budget, rates)
+    given = None
+    if (
+        lazy is not None
+        and fewer is not None
+        and not budget.running
+        and fewer.seconds < WORTHWHILE * lazy.seconds
+    ):
+        # Workers that are still to be started may have as many threads as serve the use.
+        lazy, fewer, given = fewer, None, lazy
     is_stored = layout.format.startswith("zarr") and (target.chunks, target.shards) == (
         layout.chunks,
         layout.shards,
@@ -112,7 +124,9 @@ def decide(
     if lazy.threads < budget.threads:
         stays = "threads"
     if after is None:
-        return Decision("chunk", lazy, None, target, seconds, math.inf, lazy.threads, stays)
+        return Decision(
+            "chunk", lazy, None, target, seconds, math.inf, lazy.threads, stays, fewer, given
+        )
     now, then = lazy.seconds, after.seconds
     for p in own:
         if p is not main:
@@ -127,8 +141,7 @@ def decide(
     if pays and then < WORTHWHILE * now:
         reason = "amplification" if lazy.amplification > 1 else "requests"
         return Decision("stage", lazy, after, target, seconds, even, after.threads, reason)
-    fewer = _reading_less(lazy, layout, main, budget, rates)
-    return Decision("chunk", lazy, after, target, seconds, even, lazy.threads, stays, fewer)
+    return Decision("chunk", lazy, after, target, seconds, even, lazy.threads, stays, fewer, given)
 
 
 def _reading_less(

@@ -55,6 +55,8 @@ class MemoryBudget:
     """Bytes that the worker holds before any data."""
     origin: str = "given"
     """Where the numbers come from, in words."""
+    running: bool = False
+    """Whether the threads are those of workers that run already, and so hard to change."""
 
     @classmethod
     def of_memory(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xchunk._typing import DimChunk
-from xchunk.core.access import AccessPattern
+from xchunk.core.access import METHOD_COPIES, AccessPattern
 from xchunk.core.candidates import Candidate, DimCandidates, dim_candidates, near_equal
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Axis, Grid
@@ -28,6 +28,10 @@ __all__ = ["LazyPass", "PassModel", "best_pass", "item_nbytes", "pass_points"]
 #: Bytes held for each byte of a block while it is worked on: the block and what the
 #: operation makes of it. Reading an aligned zarr block was measured at 2.0-2.3.
 BLOCK_COPIES = 2.3
+
+#: The same of an operation that copies much, as std and var of float32 do (7.5). Where what
+#: is done with a block was not said, blocks leave room for it as far as that costs little.
+MANY_COPIES = 7.6
 
 #: The same where stored chunks are split, whose decoded bytes come on top; measured at 2.7.
 SPLIT_COPIES = 2.7
@@ -55,7 +59,7 @@ STRING_NBYTES = 64
 #: Combinations that are looked at exactly; beyond them those alike to 5 % count as one.
 _MANY_STATES = 40_000
 
-_PENALTY, _SPLIT_PENALTY, _LEANING = 1.0, 0.25, 0.01
+_PENALTY, _SPLIT_PENALTY, _CROWDED, _LEANING = 1.0, 0.25, 0.25, 0.01
 
 
 def item_nbytes(dtype: np.dtype[Any]) -> int:
@@ -153,11 +157,29 @@ class PassModel:
         """Bytes of the whole variable, decoded."""
         return self.layout.size * item_nbytes(self.layout.dtype)
 
+    @property
+    def copies(self) -> float:
+        """Bytes held for each byte of a block while it is worked on, the block itself counted."""
+        size = 0 if item_nbytes(self.layout.dtype) <= 2 else 1 + (self.layout.dtype.itemsize > 4)
+        return max((METHOD_COPIES[m][size] for m in self.pattern.methods.values()), default=0.0)
+
+    def crowding(self, elements: Any) -> Any:
+        """Times, as a power of 2, by which an operation that copies much would need too much.
+
+        0 where it fits, and where it was said what is done: then its own copies are reckoned.
+        """
+        if self.pattern.methods:
+            return 0.0 * elements
+        block = elements * item_nbytes(self.layout.dtype)
+        most = max(1, self.budget.max_mem) / max(1, self.budget.threads)
+        return np.maximum(0.0, np.log2(MANY_COPIES * block / most))
+
     def task_mem(self, elements: Any, touched: Any, splits: Any) -> Any:
         """Bytes by which a process grows at the peak of one task.
 
-        The block in memory, with what is made of it (`BLOCK_COPIES`); or, while it is read,
-        with the chunks in flight, encoded and decoded, and the copies that unpacking makes.
+        The block in memory, with what is made of it (`BLOCK_COPIES`, or those of the methods
+        that were named); or, while it is read, with the chunks in flight, encoded and decoded,
+        and the copies that unpacking makes.
         """
         v = self.layout
         block = elements * item_nbytes(v.dtype)
@@ -177,10 +199,9 @@ class PassModel:
         else:
             # values are masked and scaled into a second array of the decoded dtype
             reading = raw + np.maximum(in_flight, 2 * block)
-        split = in_flight + SPLIT_COPIES * block
-        return np.where(
-            splits, np.maximum(reading, split), np.maximum(reading, BLOCK_COPIES * block)
-        )
+        split = np.maximum(in_flight + SPLIT_COPIES * block, self.copies * block)
+        whole = max(self.copies, BLOCK_COPIES) * block
+        return np.where(splits, np.maximum(reading, split), np.maximum(reading, whole))
 
     def worker_mem(self, task: Any, elements: Any) -> Any:
         """Bytes by which a worker grows: its running tasks, and finished blocks that wait.
@@ -215,7 +236,7 @@ class PassModel:
         reading = np.maximum(read * each, shared / max(1, self.budget.workers))
         return reading + work * each + tasks * r.task
 
-    def rank(self, seconds: Any, tasks: Any, splits: Any = False) -> Any:
+    def rank(self, seconds: Any, tasks: Any, elements: Any, splits: Any = False) -> Any:
         """Make the time longer where blocks are of an awkward size, or too many.
 
         Size says less where chunks are split: each doubling saves a decoding of everything.
@@ -227,7 +248,9 @@ class PassModel:
             + np.maximum(0, np.log2(tasks / MANY_TASKS))
         )
         penalty = np.where(splits, _SPLIT_PENALTY, _PENALTY)
-        return seconds * (1 + penalty * awkward + _LEANING * np.abs(np.log2(block / GOOD_BLOCK)))
+        leaning = _LEANING * np.abs(np.log2(block / GOOD_BLOCK))
+        crowded = np.where(splits, 0.0, _CROWDED * self.crowding(elements))
+        return seconds * (1 + penalty * awkward + crowded + leaning)
 
 
 @dataclass(frozen=True)
@@ -415,7 +438,7 @@ def _requests(model: PassModel, s: _States) -> NDArray[np.float64]:
 def _choose(model: PassModel, columns: Sequence[DimCandidates], states: _States) -> LazyPass:
     runs = states.runs if model.is_free else np.zeros(1)
     seconds = model.seconds(states.tasks, states.decoded, _requests(model, states), runs)
-    rank = model.rank(seconds, states.tasks, states.splits > 0)
+    rank = model.rank(seconds, states.tasks, states.elements, states.splits > 0)
     # of equals the one with the smallest blocks
     best = int(np.lexsort((states.elements, rank))[0])
     picks = [d.items[j] for d, j in zip(columns, states.picks[best], strict=True)]

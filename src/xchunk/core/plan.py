@@ -29,6 +29,10 @@ __all__ = [
     "plan_array",
 ]
 
+#: The most chunks that a task has in flight at once where it waits for a store: 20 ms each, in
+#: which a core decodes some 20 MB.
+IN_FLIGHT = 32
+
 
 def plan_array(
     job: CopyJob,
@@ -36,7 +40,7 @@ def plan_array(
     *,
     rates: Rates | None = None,
     limits: Limits | None = None,
-    concurrency: int = 1,
+    concurrency: int | None = None,
 ) -> ArrayPlan:
     """Choose the cheapest way to copy one array within a budget.
 
@@ -51,11 +55,13 @@ def plan_array(
     budget : MemoryBudget
         What one worker may grow by, and the tasks that it runs at once.
     rates : Rates, optional
-        What work costs; decides between plans that fit.
+        What work costs; decides between plans that fit. By default those of a local disk, or of
+        an object store where one of the stores is far.
     limits : Limits, optional
         The most tasks and scratch objects, and whether there may be a scratch array at all.
-    concurrency : int
-        Chunks in flight at once within a task.
+    concurrency : int, optional
+        The most chunks in flight at once within a task; by default one, or `IN_FLIGHT` where a
+        store is far.
 
     Returns
     -------
@@ -78,7 +84,9 @@ def plan_array(
     leave more than a few thousand undominated combinations, the search keeps the best of each
     size only (`xchunk.core.search`).
     """
-    rates, limits = rates or Rates(), limits or Limits()
+    rates, limits = rates or Rates.usual(near=job.near), limits or Limits()
+    if concurrency is None:
+        concurrency = 1 if job.near else IN_FLIGHT
     _check_job(job, concurrency)
     if math.prod(job.shape) == 0:
         return ArrayPlan(job, (), "empty", 0.0, budget.threads)

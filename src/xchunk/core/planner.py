@@ -119,7 +119,9 @@ class Option:
         )
         stages = geometry.stages(facts)
         threads = facts.slots // facts.workers
-        return ArrayPlan(order.given, stages, self.family, self.seconds, threads)
+        return ArrayPlan(
+            order.given, stages, self.family, self.seconds, threads, concurrency=facts.concurrency
+        )
 
     @property
     def waits(self) -> bool:
@@ -149,8 +151,8 @@ class Planner:
         self.can_be_direct = not job.blocks or job.source.nests(job.units)
         self._tables: dict[tuple[int, int], list[Table]] = {}
 
-    def facts(self, max_mem: int, threads: int) -> Facts:
-        """The circumstances with so many tasks at once."""
+    def facts(self, max_mem: int, threads: int, concurrency: int = 1) -> Facts:
+        """The circumstances with so many tasks at once, and so many requests in each."""
         workers = max(1, self.budget.workers)
         return Facts(
             self.job,
@@ -159,19 +161,32 @@ class Planner:
             (max_mem - PROCESS_OVERHEAD) // threads,
             threads * workers,
             workers,
-            self.concurrency,
+            concurrency,
         )
 
     def options(self) -> list[Option]:
-        """The best plan of each family over all numbers of tasks at once, the best first."""
+        """The best plan of each family over all numbers of tasks at once, the best first.
+
+        Chunks in flight within a task hide latency and take memory from its box, as do tasks
+        at once: both are chosen together.
+        """
         best: dict[Family, Option] = {}
-        threads = max(1, self.budget.threads)
-        while True:
-            for option in self._families(self.facts(self.budget.max_mem, threads), best):
-                best[option.family] = option
-            if threads == 1:
-                return sorted(best.values(), key=lambda o: o.rank)
-            threads //= 2
+        for concurrency in self._concurrencies():
+            threads = max(1, self.budget.threads)
+            while threads:
+                facts = self.facts(self.budget.max_mem, threads, concurrency)
+                for option in self._families(facts, best):
+                    best[option.family] = option
+                threads //= 2
+        return sorted(best.values(), key=lambda o: o.rank)
+
+    def _concurrencies(self) -> Iterator[int]:
+        """Numbers of chunks in flight, from the most by fours down to one."""
+        n = self.concurrency
+        while n > 1:
+            yield n
+            n //= 4
+        yield 1
 
     def _families(self, facts: Facts, best: dict[Family, Option]) -> Iterator[Option]:
         """Plans that beat the best of their family, as far as they could win at all.

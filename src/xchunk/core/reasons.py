@@ -11,7 +11,7 @@ from xchunk.core.cost import Rates
 from xchunk.core.decide import TIE, WORTHWHILE, Decision
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import SPILL, MemoryBudget
-from xchunk.core.passes import LazyPass, PassModel
+from xchunk.core.passes import MANY_COPIES, LazyPass, PassModel
 from xchunk.core.units import format_bytes, format_count, format_seconds
 
 __all__ = ["is_close", "runner_up_of", "why_of"]
@@ -55,6 +55,7 @@ def why_of(
         said.append(f"A single request decodes {_times(request)} what it needs.")
     said += _staged(layout, decision) if decision.action == "stage" else _lazy(layout, decision)
     said.append(_memory(budget, decision))
+    said += _copies(patterns, budget, decision)
     if decision.fewer is not None:
         fewer = decision.fewer
         said.append(
@@ -198,8 +199,29 @@ def _memory(budget: MemoryBudget, decision: Decision) -> str:
     return text + "."
 
 
+def _copies(
+    patterns: Sequence[AccessPattern], budget: MemoryBudget, decision: Decision
+) -> list[str]:
+    """Warn of operations that copy much, where it was not said what is done with a block."""
+    needed = math.ceil(decision.threads * MANY_COPIES * decision.chosen.block_nbytes)
+    if needed <= budget.max_mem or any(p.methods for p in patterns):
+        return []
+    return [
+        f"An operation that copies much, such as std of float32, would take up to "
+        f"{format_bytes(needed)}: name it, reduce={{dim: 'std'}}, or give it as workload=."
+    ]
+
+
 def _threads(layout: ArrayLayout, budget: MemoryBudget, decision: Decision) -> list[str]:
     model = PassModel(layout, AccessPattern("scan"), budget, Rates())
+    given = decision.all_threads
+    if given is not None and decision.action == "chunk":
+        needs = f"It needs workers with {_counted(decision.threads, 'thread')}"
+        return [
+            f"{needs}, which read less than busier ones would: with {budget.threads} threads, "
+            f"blocks of {_blocks(layout, given.chunks)} decode every chunk "
+            f"{_times(given.amplification)}, {_seconds(given)} a pass."
+        ]
     if decision.threads < budget.threads:
         chunk = format_bytes(model.chunk_raw_nbytes)
         needs = f"It needs workers with {_counted(decision.threads, 'thread')}"

@@ -68,6 +68,8 @@ class CopyJob:
     """Whether zarr runs codecs without a queue; where it has one, it holds two more chunks."""
     shardable: bool = True
     """Whether zarr can write several scratch pieces of such elements as one object."""
+    near: bool = True
+    """Whether both stores answer without waiting; if not, several chunks are in flight at once."""
     read_copies: float | None = None
     """Bytes held for each byte of a source chunk in flight; None: the most that is usual."""
     write_copies: float | None = None
@@ -168,6 +170,8 @@ class ArrayPlan:
     """Tasks of one worker at once, for which the peak holds."""
     runner_up: str = ""
     """The best plan of another family, and why it lost, in words."""
+    concurrency: int = 1
+    """Chunks that each task has in flight at once."""
 
     @property
     def name(self) -> str:

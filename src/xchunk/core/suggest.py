@@ -219,7 +219,7 @@ def suggest_dataset(
     *,
     rates: Rates | None = None,
     passes: float = 1,
-    reduce: str | Sequence[str] = (),
+    reduce: str | Sequence[str] | Mapping[str, str] = (),
     rolling: Mapping[str, int] | None = None,
     groups: Mapping[str, Sequence[int]] | None = None,
 ) -> Suggestion:

@@ -204,7 +204,7 @@ def _write(
 
 @contextmanager
 def _context(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
-    steady(spec.in_flight)
+    steady(spec.in_flight // spec.concurrency)
     with _slot(spec), in_flight(spec.run), zarr_io.tuned(spec.concurrency):
         try:
             yield
