@@ -48,6 +48,8 @@ def rechunk(source: Path, target: Path, workers: int) -> tuple[float, list[float
     options = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": "1GB"}
     with LocalCluster(dashboard_address=None, **options) as cluster, Client(cluster) as client:
         client.wait_for_workers(workers)
+        # from here on the scheduler takes note of what each task takes
+        client.get_task_stream()
         start = time.perf_counter()
         ds.chunking.apply({"t": -1, "y": 10}, store=target, max_mem="80MB", progress=False)
         seconds = time.perf_counter() - start

@@ -103,15 +103,19 @@ class Place:
 
 
 @cache
-def enough(path: Path, shards: bool = False) -> int:
+def enough(path: Path) -> int:
     """A ``max_mem`` so small that `maps` go through scratch in several boxes."""
+    return enough_for(xr.open_zarr(path), store="nowhere.zarr")
+
+
+def enough_for(ds: xr.Dataset, **to: Any) -> int:
+    """A ``max_mem`` so small that a Dataset goes through scratch in several boxes."""
     import xchunk
 
-    ds, most = xr.open_zarr(path), 1_000
-    options: dict[str, Any] = {"shards": SHARDS, "zarr_format": 3} if shards else {}
+    most = 1_000
     while True:
         try:
-            ds.chunking.plan(WHAT, store="nowhere.zarr", max_mem=most, **options)
+            ds.chunking.plan(WHAT, max_mem=most, **to)
         except xchunk.MemoryBudgetError as error:
             most = error.smallest
         else:
