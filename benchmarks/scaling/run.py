@@ -40,7 +40,7 @@ def make(folder: Path, steps: int) -> Path:
     return folder / "maps.zarr"
 
 
-def rechunk(source: Path, target: Path, workers: int) -> tuple[float, list[float]]:
+def rechunk(source: Path, target: Path, workers: int, most: str) -> tuple[float, list[float]]:
     """Rechunk on so many worker processes; return the seconds, and those of each box."""
     import xchunk  # noqa: F401  registers the accessor
 
@@ -51,7 +51,7 @@ def rechunk(source: Path, target: Path, workers: int) -> tuple[float, list[float
         # from here on the scheduler takes note of what each task takes
         client.get_task_stream()
         start = time.perf_counter()
-        ds.chunking.apply({"t": -1, "y": 10}, store=target, max_mem="80MB", progress=False)
+        ds.chunking.apply({"t": -1, "y": 10}, store=target, max_mem=most, progress=False)
         seconds = time.perf_counter() - start
         stream = client.get_task_stream(start="1h")
         boxes = [
@@ -86,7 +86,9 @@ def main() -> None:
         source = make(folder, 60 if quick else 240)
         durations: list[float] = []
         for workers in (1, 2):
-            seconds, taken = rechunk(source, folder / f"{workers}.zarr", workers)
+            seconds, taken = rechunk(
+                source, folder / f"{workers}.zarr", workers, "30MB" if quick else "60MB"
+            )
             durations = durations or taken
             found[f"{workers} workers"] = f"{seconds:.1f} s for {len(taken)} boxes"
     call = [sys.executable, str(Path(__file__).with_name("submit.py")), str(boxes), "--json"]

@@ -47,6 +47,8 @@ __all__ = [
 Report = Callable[[str, int, Any], None]
 
 _RETRIES = 2
+#: Futures of a cluster that are waited for at a time; dask runs the boxes in about this order.
+_WATCHED = 5_000
 #: Where workers show that the target they see is the one that everybody sees.
 _ANSWERS = f"{PREFIX}/answers"
 
@@ -283,9 +285,12 @@ def _run_on_cluster(
     futures = client.get(graph, list(boxes), sync=False, retries=_RETRIES)
     labels = {f.key: label for f, label in zip(futures, boxes.values(), strict=True)}
     try:
-        for future, value in as_completed(futures, with_results=True):
-            if report is not None:
-                report(labels[future.key], future.key[1], value)
+        # what waits for a future costs more than the future: it is set up for some at a time
+        for start in range(0, len(futures), _WATCHED):
+            watched = futures[start : start + _WATCHED]
+            for future, value in as_completed(watched, with_results=True):
+                if report is not None:
+                    report(labels[future.key], future.key[1], value)
     except BaseException:
         client.cancel(futures)
         raise
