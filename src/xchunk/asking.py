@@ -95,7 +95,7 @@ class Asking(Generic[T]):
         max_mem: ByteSize | None = None,
         rates: Rates | None = None,
         passes: float = 1,
-        reduce: str | Sequence[str] = (),
+        reduce: str | Sequence[str] | Mapping[str, str] = (),
         rolling: Mapping[str, int] | None = None,
         groupby: str | Sequence[str] | None = None,
         resample: Mapping[str, Any] | None = None,
@@ -120,8 +120,9 @@ class Asking(Generic[T]):
             How fast the store and the codecs are, as `probe` measures it; defaults otherwise.
         passes : float
             How many times the data are used like this; what a rechunk costs is weighed with it.
-        reduce : str or sequence of str
-            Dims that the operation reduces, as in ``ds.mean(reduce)``.
+        reduce : str, sequence of str or mapping, optional
+            Dims that the operation reduces, as in ``ds.mean(reduce)``, or for each the method
+            that does it, whose copies of a block are then reckoned: ``{"time": "std"}``.
         rolling : mapping, optional
             Lengths of moving windows: ``{"time": 24}``.
         groupby : str or sequence of str, optional

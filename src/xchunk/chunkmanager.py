@@ -150,7 +150,7 @@ def _stored(
     xarray says the whole shape where it knows of no chunks. A large array is then taken to
     be contiguous, and a small one is one block in any case.
     """
-    from xchunk.core.passes import LARGE_BLOCK
+    from xchunk.core.blocks import LARGE_BLOCK
 
     sizes = tuple(shape[i] for i in dims)
     if stored is None or len(stored) != len(shape):

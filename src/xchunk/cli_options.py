@@ -164,7 +164,12 @@ use = options(
 )
 more_use = options(
     click.option("--passes", type=float, metavar="N", help="How many times they are used so."),
-    click.option("--reduce", multiple=True, metavar="DIM[,DIM…]", help="Dims that are reduced."),
+    click.option(
+        "--reduce",
+        multiple=True,
+        metavar="DIM[=METHOD][,…]",
+        help="Dims that are reduced, and by what: time=std.",
+    ),
     click.option(
         "--rolling", multiple=True, metavar="DIM=N[,…]", help="Lengths of moving windows."
     ),
@@ -302,12 +307,22 @@ def pattern_of(given: Mapping[str, Any]) -> dict[str, Any]:
         resample = {dim: freq}
     found = {
         "passes": given["passes"],
-        "reduce": _names(given["reduce"]) or None,
+        "reduce": _reduced(_names(given["reduce"])) or None,
         "rolling": rolling,
         "groupby": given["groupby"],
         "resample": resample,
     }
     return {k: v for k, v in found.items() if v is not None}
+
+
+def _reduced(items: list[str]) -> list[str] | dict[str, str]:
+    """Read ``DIM`` or ``DIM=METHOD``; all of them have a method, or none."""
+    pairs = [item.partition("=") for item in items]
+    if not any(equals for _, equals, _ in pairs):
+        return items
+    if not all(dim and method for dim, _, method in pairs):
+        raise click.UsageError("--reduce: give a method for every dim (time=std) or for none")
+    return {dim: method for dim, _, method in pairs}
 
 
 def sizes_of(memory: str | None, max_mem: str | None) -> dict[str, int]:

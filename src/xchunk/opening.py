@@ -104,7 +104,7 @@ def open_dataset(
     memory: ByteSize | None = None,
     max_mem: ByteSize | None = None,
     rates: Rates | None = None,
-    reduce: str | Sequence[str] = (),
+    reduce: str | Sequence[str] | Mapping[str, str] = (),
     rolling: Mapping[str, int] | None = None,
     groupby: str | Sequence[str] | None = None,
     resample: Mapping[str, Any] | None = None,

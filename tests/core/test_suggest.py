@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -127,9 +128,9 @@ def test_scenarios(  # noqa: PLR0917 - a row of the table
         if n == -1:
             assert s.chunks[d] == v.sizes[d]
     if action == "chunk":
-        # blocks of a size that dask is good at, and enough of them
+        # blocks of a size that dask is good at, and enough of them; fewer threads take larger ones
         assert s.tasks >= min(budget.slots, v.n_chunks if v.is_chunked else 10**9, 4)
-        assert 8e6 < v.nbytes / s.tasks < 400e6
+        assert 8e6 < v.nbytes / s.tasks < 400e6 * budget.threads / s.threads
 
 
 def test_threads_that_cannot_work_are_told() -> None:
@@ -143,9 +144,54 @@ def test_threads_that_cannot_work_are_told() -> None:
 
 def test_fewer_threads_are_offered_where_they_read_less() -> None:
     v = layout("member init lead lat lon", (100, 365, 40, 181, 360), (1, 1, 40, 181, 360))
-    s = advise(v, {"member": -1}, workers(8, 4))
+    running = replace(workers(8, 4), running=True)
+    s = advise(v, {"member": -1}, running)
     assert s.threads == 4
+    assert s.read_amplification == pytest.approx(3)
     assert "With 1 thread for each worker" in s.why
+    # workers that are still to be started may have as many threads as is best
+    s = advise(v, {"member": -1}, workers(8, 4))
+    assert (s.threads, s.binding, s.read_amplification) == (1, "threads", 1)
+    assert "with 4 threads, blocks of member whole, init 1, lead whole, lat whole" in s.why
+
+
+DAILY = layout("time lat lon", (14600, 180, 360), (100, 180, 360), codecs=("zstd",))
+
+
+def block_nbytes(s: VariableSuggestion) -> int:
+    return math.prod(s.chunks[d] if s.chunks[d] != -1 else n for d, n in s.layout.sizes.items()) * 4
+
+
+@pytest.mark.parametrize(
+    ("method", "copies"),
+    [("mean", 2.4), ("std", 7.6), ("var", 7.6), ("median", 4.1)],
+)
+def test_copies_of_a_named_method_fit(method: str, copies: float) -> None:
+    budget = workers(1, 2, 2)
+    s = advise(DAILY, None, budget, reduce={"time": method})
+    assert s.projected_mem >= int(copies * block_nbytes(s)) - 1
+    assert s.worker_mem <= budget.max_mem
+    assert "copies much" not in s.why
+
+
+def test_what_is_not_named_leaves_room_where_it_costs_little() -> None:
+    budget = workers(1, 2, 2)
+    unnamed, mean = (advise(DAILY, None, budget, reduce=r) for r in ("time", {"time": "mean"}))
+    assert 2 * 7.6 * block_nbytes(unnamed) < 1.3 * budget.max_mem
+    assert block_nbytes(unnamed) < block_nbytes(mean)
+    assert unnamed.seconds_now < 1.2 * mean.seconds_now
+    # chunks that are large already are not split for it, but it is said
+    large = layout("time lat lon", (14600, 180, 360), (365, 180, 360), codecs=("zstd",))
+    s = advise(large, None, workers(1, 1), reduce="time")
+    assert s.read_amplification == 1
+    assert "copies much" in s.why
+
+
+def test_unknown_methods_are_refused() -> None:
+    with pytest.raises(InvalidChunksError, match="'stdd' is not a method whose memory is known"):
+        advise(DAILY, None, workers(1, 2), reduce={"time": "stdd"})
+    with pytest.raises(InvalidChunksError, match="no dim 'day'"):
+        advise(DAILY, None, workers(1, 2), reduce={"day": "std"})
 
 
 def test_maps_to_series_is_staged() -> None:

@@ -46,7 +46,7 @@ def brute_force(model: PassModel) -> float | None:
             continue
         reads = blocks.pairs(grid)
         seconds = model.seconds(float(blocks.count), float(v.size), float(reads), 0.0)
-        best = min(best, float(model.rank(seconds, float(blocks.count))))
+        best = min(best, float(model.rank(seconds, float(blocks.count), float(elements))))
     return best if math.isfinite(best) else None
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from xchunk._typing import DimChunk
 from xchunk.core.access import AccessPattern
+from xchunk.core.blocks import MANY_COPIES, LazyPass, PassModel
 from xchunk.core.cost import Rates
 from xchunk.core.decide import TIE, WORTHWHILE, Decision
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import SPILL, MemoryBudget
-from xchunk.core.passes import MANY_COPIES, LazyPass, PassModel
 from xchunk.core.units import format_bytes, format_count, format_seconds
 
 __all__ = ["is_close", "runner_up_of", "why_of"]
@@ -204,12 +204,11 @@ def _copies(
 ) -> list[str]:
     """Warn of operations that copy much, where it was not said what is done with a block."""
     needed = math.ceil(decision.threads * MANY_COPIES * decision.chosen.block_nbytes)
-    if needed <= budget.max_mem or any(p.methods for p in patterns):
+    if needed <= 1.25 * budget.max_mem or any(p.methods for p in patterns):
         return []
-    return [
-        f"An operation that copies much, such as std of float32, would take up to "
-        f"{format_bytes(needed)}: name it, reduce={{dim: 'std'}}, or give it as workload=."
-    ]
+    text = "An operation that copies much, such as std of float32, would take up to "
+    text += f"{format_bytes(needed)}: name it, reduce={{dim: 'std'}}, or give it as workload=."
+    return [text]
 
 
 def _threads(layout: ArrayLayout, budget: MemoryBudget, decision: Decision) -> list[str]:
@@ -217,11 +216,9 @@ def _threads(layout: ArrayLayout, budget: MemoryBudget, decision: Decision) -> l
     given = decision.all_threads
     if given is not None and decision.action == "chunk":
         needs = f"It needs workers with {_counted(decision.threads, 'thread')}"
-        return [
-            f"{needs}, which read less than busier ones would: with {budget.threads} threads, "
-            f"blocks of {_blocks(layout, given.chunks)} decode every chunk "
-            f"{_times(given.amplification)}, {_seconds(given)} a pass."
-        ]
+        text = f"{needs}, which read less than busier ones would: with {budget.threads} threads, "
+        text += f"blocks of {_blocks(layout, given.chunks)} decode every chunk "
+        return [text + f"{_times(given.amplification)}, {_seconds(given)} a pass."]
     if decision.threads < budget.threads:
         chunk = format_bytes(model.chunk_raw_nbytes)
         needs = f"It needs workers with {_counted(decision.threads, 'thread')}"

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from xchunk.core.access import AccessPattern
+from xchunk.core.blocks import PassModel, item_nbytes
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.passes import PassModel, item_nbytes
 from xchunk.core.plan import plan_array
 from xchunk.core.spec import sized_chunks
 from xchunk.core.stages import CopyJob

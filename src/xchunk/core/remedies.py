@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xchunk._typing import DimChunk
+from xchunk.core.blocks import GOOD_BLOCK, item_nbytes
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.passes import GOOD_BLOCK, item_nbytes
 from xchunk.core.spec import STORED_CHUNK
 
 __all__ = [

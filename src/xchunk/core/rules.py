@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from xchunk.core.axes import dim_roles
+from xchunk.core.blocks import BLOCK_COPIES, item_nbytes
 from xchunk.core.cost import Rates
 from xchunk.core.findings import SEVERITIES, CheckReport, DatasetFacts, Finding, VariableFacts
 from xchunk.core.grid import Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget, codec_copies
-from xchunk.core.passes import BLOCK_COPIES, item_nbytes
 from xchunk.core.remedies import (
     aligned,
     by_dim,

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from xchunk._typing import Chunks
 from xchunk.core.access import AccessPattern
+from xchunk.core.blocks import item_nbytes
 from xchunk.core.grid import Grid, ceildiv
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.passes import item_nbytes
 
 __all__ = ["Target", "request_amplification", "target_of"]
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from dask.utils import key_split
 
+from xchunk.core.blocks import item_nbytes
 from xchunk.core.graphs import Layer, layer_of, role_of
-from xchunk.core.passes import item_nbytes
 from xchunk.simulate._dask import ConstantNode, Graph, Key, SimulationError, part_of
 from xchunk.simulate.lazy import dask_arrays
 

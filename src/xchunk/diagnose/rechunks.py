@@ -7,11 +7,11 @@ from typing import Any
 
 import xarray as xr
 
+from xchunk.core.blocks import item_nbytes
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.passes import item_nbytes
 from xchunk.core.rechunking import RechunkComparison, compare_ways
 from xchunk.core.spec import parse_chunks
 from xchunk.core.suggest import Suggestion

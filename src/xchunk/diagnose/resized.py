@@ -11,11 +11,11 @@ from typing import Any
 import xarray as xr
 
 from xchunk._typing import DimChunk
+from xchunk.core.blocks import item_nbytes
 from xchunk.core.cost import Rates
 from xchunk.core.graphs import ChunkSize, GraphReport
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.passes import item_nbytes
 from xchunk.diagnose.graph import graph_report
 from xchunk.diagnose.layers import layers_of, whole_graph
 from xchunk.errors import InvalidChunksError, XchunkError

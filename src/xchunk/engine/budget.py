@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -72,15 +72,21 @@ def detect_budget(
     growth = None if max_mem is None else parse_bytes(max_mem, "max_mem")
     infos = {} if client is None else dict(client.scheduler_info(n_workers=-1)["workers"])
     if client is not None and infos:
-        return _of_cluster(client, infos, limit, growth)
+        found = _of_cluster(client, infos, limit, growth)
+    else:
+        found = _of_process(client, limit, growth)
+    return replace(found, running=True)
+
+
+def _of_process(client: Client | None, limit: int | None, growth: int | None) -> MemoryBudget:
     threads = 1 if client is not None else local_threads()
     if growth is not None:
         return MemoryBudget.of_growth(growth, threads=threads)
-    found, origin = memory_limit()
+    detected, origin = memory_limit()
     if client is not None:
         origin += " (the cluster has no worker yet)"
     return MemoryBudget.of_memory(
-        found if limit is None else limit,
+        detected if limit is None else limit,
         reserved=resident_bytes(),
         threads=threads,
         fraction=_own_fraction(),

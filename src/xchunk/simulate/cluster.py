@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xchunk.core.passes import SATURATION
+from xchunk.core.blocks import SATURATION
 from xchunk.simulate._dask import Key
 from xchunk.simulate.replay import Memory, Step, Trace, dependents_of
 

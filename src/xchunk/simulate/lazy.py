@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from xchunk.core.blocks import item_nbytes
 from xchunk.core.cost import Rates
 from xchunk.core.decide import SMALL
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.passes import item_nbytes
 from xchunk.simulate._dask import (
     ConstantNode,
     Graph,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from xchunk.core.passes import item_nbytes
+from xchunk.core.blocks import item_nbytes
 from xchunk.simulate._dask import Key, TaskNode
 from xchunk.simulate.signature import Signature
 from xchunk.simulate.values import Hole, Value, arrays_in, filled, root_of, value_of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xchunk.core.passes import item_nbytes
+from xchunk.core.blocks import item_nbytes
 from xchunk.core.workload import Reads
 from xchunk.simulate.standin import Asked, StandIn
 

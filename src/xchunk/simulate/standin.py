@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xchunk.core.blocks import ZARR_CONCURRENCY, item_nbytes
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.passes import ZARR_CONCURRENCY, item_nbytes
 
 __all__ = ["Asked", "Discard", "StandIn", "noise"]
 

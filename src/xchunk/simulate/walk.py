@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from dask.utils import key_split
 
+from xchunk.core.blocks import item_nbytes
 from xchunk.core.cost import Rates
-from xchunk.core.passes import item_nbytes
 from xchunk.core.workload import Reads
 from xchunk.simulate._dask import (
     AliasNode,
