@@ -18,6 +18,7 @@ from xchunk.storage.roots import is_mixed
 
 # what cannot be kept as it is stored is said, which is looked at in the plan's notes
 pytestmark = pytest.mark.filterwarnings("ignore::xchunk.errors.LayoutChangeWarning")
+slow = pytest.mark.slow
 PACKED: dict[str, Any] = {"dtype": "i2", "scale_factor": 0.01, "_FillValue": -32768}
 
 
@@ -58,17 +59,19 @@ def opened(how: str, files: list[Path]) -> xr.Dataset:
     ("second", "top", "stored"),
     [
         ({**PACKED}, 30, "i2"),
-        ({**PACKED, "scale_factor": 0.002}, 30, "f8"),
+        pytest.param({**PACKED, "scale_factor": 0.002}, 30, "f8", marks=slow),
         # these would wrap around if they were packed as the first year's are
         ({**PACKED, "scale_factor": 2.0}, 9000, "f8"),
-        ({**PACKED, "add_offset": 5.0}, 30, "f8"),
-        ({**PACKED, "_FillValue": -1}, 30, "f8"),
-        ({**PACKED, "dtype": "i4"}, 90000, "f8"),
+        pytest.param({**PACKED, "add_offset": 5.0}, 30, "f8", marks=slow),
+        pytest.param({**PACKED, "_FillValue": -1}, 30, "f8", marks=slow),
+        pytest.param({**PACKED, "dtype": "i4"}, 90000, "f8", marks=slow),
         ({"dtype": "f8"}, 30, "f8"),
     ],
     ids=["alike", "scale", "larger scale", "offset", "fill", "wider", "not packed"],
 )
-@pytest.mark.parametrize("how", ["open_mfdataset", "open_dataset", "concat"])
+@pytest.mark.parametrize(
+    "how", ["open_mfdataset", *(pytest.param(h, marks=slow) for h in ("open_dataset", "concat"))]
+)
 def test_365_and_366_days(
     tmp_path: Path, how: str, second: dict[str, Any], top: float, stored: str
 ) -> None:

@@ -38,7 +38,7 @@ def check_bits(place: Place, store: str, local: Path) -> None:
 @pytest.mark.parametrize(
     ("library", "source", "target"),
     [
-        pytest.param("s3fs", {"shards": True}, {}, id="s3fs shards to chunks"),
+        pytest.param("s3fs", {"shards": True}, {}, marks=slow, id="s3fs shards to chunks"),
         pytest.param("obstore", {"zarr_format": 2}, {"zarr_format": 3, "shards": SHARDS},
                      marks=slow, id="obstore v2 to shards"),
         pytest.param("s3fs", {"zarr_format": 2}, {}, marks=slow, id="s3fs v2 to v2"),
@@ -134,7 +134,8 @@ def test_requests_are_those_of_the_plan(
     assert not [k for k in direct.keys("series.zarr") if ".xchunk" in k]
 
 
-@pytest.mark.parametrize("library", [pytest.param("s3fs", marks=slow), "obstore"])
+@slow
+@pytest.mark.parametrize("library", ["s3fs", "obstore"])
 def test_a_store_that_fails_is_resumed_or_cleaned(
     s3: S3, folder: Path, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import xarray as xr
 import zarr
 
 import xchunk
-from remote.data import WHAT, enough, maps
+from remote.data import WHAT, enough, enough_for, maps
 from servers.web import has_nginx, nginx, without_ranges
 from xchunk.sources import open_source
 
@@ -49,7 +49,7 @@ def opened(url: str, through: str) -> xr.Dataset:
 
 
 @pytest.mark.parametrize("shards", [False, True], ids=["chunks", "shards"])
-@pytest.mark.parametrize("through", ["fsspec", "obstore"])
+@pytest.mark.parametrize("through", ["fsspec", pytest.param("obstore", marks=pytest.mark.slow)])
 def test_a_source_that_is_only_read(
     site: str, folder: Path, tmp_path: Path, shards: bool, through: str
 ) -> None:
@@ -59,7 +59,8 @@ def test_a_source_that_is_only_read(
     assert f"from {url}" in str(ds.chunking.layout())
     assert ds.chunking.layout()["v"].shards == ((4, 300, 240) if shards else None)
     target = tmp_path / "s.zarr"
-    ds.chunking.apply(WHAT, store=target, max_mem=enough(local), progress=False, verify=True)
+    most = enough_for(ds, store=target)
+    ds.chunking.apply(WHAT, store=target, max_mem=most, progress=False, verify=True)
     copy, source = zarr.open_group(target, mode="r"), zarr.open_group(local, mode="r")
     for name in ("v", "m", "t"):
         np.testing.assert_array_equal(copy[name][...], source[name][...])
