@@ -108,7 +108,7 @@ FULL = {
         ("v3", "zstd", "sharded"),
         ("netcdf4", "zstd", "plain"),
     ]
-    for threads, part in ((1, 3), (2, 3), (4, 2))
+    for threads, part in ((1, 4), (2, 3), (4, 2))
 }
 
 

@@ -157,11 +157,11 @@ QUEUED = 2
 
 #: What a task takes whatever its size: its thread's stack and heap, in which freed chunks
 #: leave holes, codec contexts, open files.
-TASK_OVERHEAD = 4_000_000
+TASK_OVERHEAD = 2_500_000
 
 #: What a process takes once it copies at all, whatever its tasks: the threads of zarr's event
-#: loop, libraries that are loaded on first use, holes in its heap. Measured: 1 to 4 MB.
-PROCESS_OVERHEAD = 5_000_000
+#: loop, libraries that are loaded on first use, holes in its heap. Measured: 1 to 2 MB.
+PROCESS_OVERHEAD = 3_000_000
 
 
 def codec_copies(codecs: Sequence[str]) -> tuple[float, float]:
