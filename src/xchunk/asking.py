@@ -100,6 +100,7 @@ class Asking(Generic[T]):
         groupby: str | Sequence[str] | None = None,
         resample: Mapping[str, Any] | None = None,
         groups: Mapping[str, Sequence[int]] | None = None,
+        seconds: float | None = None,
     ) -> Suggestion:
         """Suggest chunks that fit the memory, for the way the data will be used.
 
@@ -133,6 +134,9 @@ class Asking(Generic[T]):
             chunks do.
         groups : mapping, optional
             The positions by dim at which groups end, where they are known.
+        seconds : float, optional
+            What simulating a workload may take, after which the best found so far is taken; 6 by
+            default.
 
         Returns
         -------
@@ -163,6 +167,8 @@ class Asking(Generic[T]):
                 self._back,
                 self.budget(memory, max_mem),
                 rates=rates,
+                passes=passes,
+                seconds=seconds,
             )
         return suggest_groups(
             self._groups(),

@@ -28,7 +28,7 @@ from xchunk.core.target import Target, target_of
 from xchunk.core.units import format_bytes
 from xchunk.errors import MemoryBudgetError
 
-__all__ = ["Decision", "decide"]
+__all__ = ["Decision", "Rewritten", "decide", "rewritten"]
 
 #: Decoded bytes up to which dask costs more than it gives: the variable is loaded.
 SMALL = 64_000_000
@@ -142,6 +142,38 @@ def decide(
         reason = "amplification" if lazy.amplification > 1 else "requests"
         return Decision("stage", lazy, after, target, seconds, even, after.threads, reason)
     return Decision("chunk", lazy, after, target, seconds, even, lazy.threads, stays, fewer, given)
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """One variable as a rechunk would store it."""
+
+    target: Target
+    """Its chunks and shards."""
+    layout: ArrayLayout
+    """How it would be stored."""
+    seconds: float
+    """Predicted time of the rechunk."""
+
+
+def rewritten(
+    layout: ArrayLayout, pattern: AccessPattern, budget: MemoryBudget, rates: Rates
+) -> Rewritten | None:
+    """Tell how a variable would be stored for a use.
+
+    Returns
+    -------
+    Rewritten or None
+        None where no task can read the variable, or where it is stored like that already.
+    """
+    limit = _writable(layout, budget)
+    if limit is None:
+        return None
+    target = _target(layout, [pattern.on(layout)], limit)
+    if (target.chunks, target.shards) == (layout.chunks, layout.shards):
+        return None
+    seconds = _rechunk_seconds(layout, target, budget, rates)
+    return Rewritten(target, _stored(layout, target), seconds)
 
 
 def _reading_less(

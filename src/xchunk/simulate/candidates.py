@@ -15,7 +15,7 @@ from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.passes import best_pass
 
-__all__ = ["candidates"]
+__all__ = ["candidates", "for_all", "said_blocks"]
 
 #: Parts of the memory for which blocks are looked for: a workload may need many times what a
 #: plain pass does.
@@ -53,14 +53,15 @@ def candidates(
             key = tuple(own.items())
             if key not in seen:
                 seen.add(key)
-                yield f"blocks of {_said(main, own)} ({words})", _for_all(used, own)
+                yield f"blocks of {said_blocks(main, own)} ({words})", for_all(used, own)
     if main.chunks is not None:
         stored = dict(zip(main.dims, main.chunks, strict=True))
         if tuple(stored.items()) not in seen:
-            yield "one block for each stored chunk", _for_all(used, stored)
+            yield "one block for each stored chunk", for_all(used, stored)
 
 
-def _said(layout: ArrayLayout, own: Mapping[str, DimChunk]) -> str:
+def said_blocks(layout: ArrayLayout, own: Mapping[str, DimChunk]) -> str:
+    """Say the longest block along each dim."""
     parts = []
     for d, n in layout.sizes.items():
         c = own[d]
@@ -69,9 +70,10 @@ def _said(layout: ArrayLayout, own: Mapping[str, DimChunk]) -> str:
     return ", ".join(parts)
 
 
-def _for_all(
+def for_all(
     used: Sequence[ArrayLayout], own: Mapping[str, DimChunk]
 ) -> dict[str, dict[str, DimChunk]]:
+    """Give all variables the first one's chunks along the dims that they share."""
     main = used[0]
     out = {}
     for v in used:

@@ -66,6 +66,8 @@ class Profiler:
     """Tasks that were run."""
     assumed: int = 0
     """Signatures whose tasks were not run, or failed."""
+    untried: int = 0
+    """Bytes of the largest task that was not run because it is above the cap."""
     failure: str = ""
     """What the first task that failed said."""
     _spent: float = 0.0
@@ -82,7 +84,10 @@ class Profiler:
             return alike[0]
         inputs = [values[k] for k in signature.deps] + signature.literals
         read = sum(a.elements * item_nbytes(s.dtype) for s, a in signature.reads)
-        if sum(v.nbytes for v in inputs) + read > self.cap or self._spent > self.seconds:
+        nbytes = sum(v.nbytes for v in inputs) + read
+        if nbytes > self.cap:
+            self.untried = max(self.untried, nbytes)
+        if nbytes > self.cap or self._spent > self.seconds:
             # one that is alike stands for it once there is no more time
             new = alike[0] if alike else self._assume(inputs, read, signature)
         else:

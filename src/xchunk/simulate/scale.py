@@ -26,10 +26,13 @@ _BLOCK = 16_000_000
 _SHORTEST = 16
 
 
-def thinned(main: ArrayLayout, own: Mapping[str, DimChunk]) -> dict[str, float]:
-    """By how much to thin which dims so that blocks are quick to try; nothing if they are."""
+def thinned(main: ArrayLayout, own: Mapping[str, DimChunk], largest: int = 0) -> dict[str, float]:
+    """By how much to thin which dims so that blocks are quick to try; nothing if they are.
+
+    ``largest`` is what a task takes that was found to be too large.
+    """
     longest = {d: Axis.of(n, _plain(own[d], n)).chunk for d, n in main.sizes.items()}
-    nbytes = math.prod(longest.values()) * main.dtype.itemsize
+    nbytes = max(largest, math.prod(longest.values()) * main.dtype.itemsize)
     if nbytes <= _BLOCK:
         return {}
     roles = dim_roles([main])

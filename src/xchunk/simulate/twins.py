@@ -38,7 +38,7 @@ class Shape:
         """The part of the data that is left."""
         part = 1.0
         for d, n in self.keep.items():
-            part *= n / sizes[d]
+            part *= n / sizes[d] if d in sizes else 1
         for d, f in self.thin.items():
             part *= _scaled(sizes[d], f) / sizes[d]
         return part

@@ -51,6 +51,8 @@ class Walked:
     """Kinds of tasks that were not."""
     notes: tuple[str, ...]
     """What limits the prediction."""
+    untried: int = 0
+    """Bytes of the largest task that was not run because it is too large; 0: there is none."""
 
     def critical(self) -> float:
         """Seconds of the longest chain of tasks."""
@@ -142,6 +144,7 @@ def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
         profiler.runs,
         profiler.assumed,
         tuple(notes),
+        profiler.untried,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import xarray as xr
@@ -14,15 +14,16 @@ from xchunk._typing import DimChunk
 from xchunk.core.cost import Rates
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.suggest import Suggestion, suggest_dataset
-from xchunk.core.units import format_bytes
-from xchunk.core.workload import Outcome, Prediction, best_outcomes, reasons
-from xchunk.errors import InvalidChunksError, MemoryBudgetError, XchunkError
+from xchunk.core.suggest import Suggestion
+from xchunk.core.workload import Outcome, Prediction, best_outcomes
+from xchunk.errors import InvalidChunksError, XchunkError
 from xchunk.simulate._dask import Graph, SimulationError, TaskNode, catch
+from xchunk.simulate.answers import beside, staged, suggestion, too_large
 from xchunk.simulate.candidates import candidates
 from xchunk.simulate.lazy import lazy_graph
 from xchunk.simulate.predict import Effort, predict_walked
 from xchunk.simulate.scale import MANY_BLOCKS, enlarged, extended, thinned, twin_shapes
+from xchunk.simulate.staging import Staging, stagings, weigh
 from xchunk.simulate.standin import StandIn
 from xchunk.simulate.twins import Shape, Source, blocks_of
 from xchunk.simulate.walk import Walked, walk
@@ -32,11 +33,24 @@ __all__ = ["Workload", "suggest_workload"]
 #: A user's function of what the accessor sits on.
 Workload = Callable[[Any], Any]
 
-#: Candidates that are simulated at the most, and seconds after which no more are begun.
-_CANDIDATES, _SECONDS = 16, 20.0
+#: Candidates that are simulated at the most.
+_CANDIDATES = 16
+
+#: Seconds that a suggestion may take: no candidate is begun afterwards. They are counted as
+#: the process's own work; on a busy machine the clock may show up to three times as many.
+SECONDS = 6.0
+
+#: The part of them after which no more lazy candidates are begun, so that rechunks are looked at.
+_LAZY = 0.8
 
 #: Tasks up to which a graph is walked as it is; larger ones are predicted from twins.
 _TASKS = 5_000
+
+#: Bytes of a task that is tried as it is; with larger ones, thinner twins are looked at.
+_TRIED = 48_000_000
+
+#: Seconds more for rechunks where nothing else fits.
+_MORE = 3.0
 
 #: Tasks of a twin beyond which there is no second one, and beyond which there is none.
 _DEAR, _MOST = 1_500, 20_000
@@ -48,8 +62,6 @@ class _Seen:
 
     walks: tuple[tuple[float, Walked, int], ...]
     """The part of the data, the graph, and the bytes that gathering would add."""
-    thinner: bool = False
-    """Whether twins have thinner blocks, as many as the data have."""
 
 
 def suggest_workload(
@@ -60,6 +72,8 @@ def suggest_workload(
     budget: MemoryBudget,
     *,
     rates: Rates | None = None,
+    passes: float = 1,
+    seconds: float | None = None,
 ) -> Suggestion:
     """Suggest chunks for a workload.
 
@@ -78,11 +92,16 @@ def suggest_workload(
         What one worker may grow by, and its threads.
     rates : Rates, optional
         How fast stores, codecs and the scheduler are.
+    passes : float
+        How many times the workload is run; what a rechunk costs is weighed with it.
+    seconds : float, optional
+        What the simulations may take; by then, the best that was found is taken. 6 by default.
 
     Returns
     -------
     Suggestion
-        The variables that the workload uses have the chunks that were found best.
+        The variables that the workload uses have the chunks that were found best: lazily, or
+        after a rechunk where that pays off.
 
     Raises
     ------
@@ -98,7 +117,7 @@ def suggest_workload(
         )
     rates = rates or Rates()
     source = Source(groups, {v.name: v for v in layouts}, rates)
-    study = _Study(source, function, back, budget, rates)
+    study = _Study(source, function, back, budget, rates, _seconds(seconds))
     used = study.used()
     outcomes, seen = study.outcomes(used)
     threads = max(1, budget.threads)
@@ -110,9 +129,23 @@ def suggest_workload(
             for o, s in zip(outcomes, seen, strict=True)
         ]
         best = best_outcomes(outcomes, budget)
+    lazy = best[0].prediction if best else None
+    weighed = weigh(study.stagings(used, must=lazy is None), lazy, budget, passes)
+    if weighed is not None and weighed.pays:
+        return staged(layouts, weighed, best, outcomes, budget, rates=rates)
     if not best:
-        raise _too_large(outcomes, budget)
-    return _suggestion(layouts, best, outcomes, budget, rates)
+        raise too_large(outcomes, budget)
+    found = suggestion(layouts, best, outcomes, budget, rates=rates, left=study.left)
+    return found if weighed is None else beside(found, weighed)
+
+
+def _seconds(seconds: float | None) -> float:
+    """Check how long it may take."""
+    if seconds is None:
+        return SECONDS
+    if isinstance(seconds, bool | str) or not seconds > 0:
+        raise InvalidChunksError(f"seconds is {seconds!r}; give a number above 0.")
+    return float(seconds)
 
 
 @dataclass
@@ -124,8 +157,19 @@ class _Study:
     back: Callable[[dict[str, xr.Dataset]], Any]
     budget: MemoryBudget
     rates: Rates
+    seconds: float = SECONDS
+    left: int = 0
+    """Candidates that were not looked at for lack of time."""
     _small: bool = True
     _fewest: int = 10**9
+    _begun: tuple[float, float] = field(
+        default_factory=lambda: (time.process_time(), time.monotonic())
+    )
+
+    def rest(self) -> float:
+        """Seconds that are left."""
+        work, clock = self._begun
+        return self.seconds - max(time.process_time() - work, (time.monotonic() - clock) / 3)
 
     def graph(
         self, chunks: Mapping[str, Mapping[str, DimChunk]], shape: Shape | None = None
@@ -175,23 +219,13 @@ class _Study:
         """Simulate the candidates."""
         outcomes: list[Outcome] = []
         seen: list[_Seen | None] = []
-        begun, started = time.process_time(), time.monotonic()
         for label, chunks in candidates(used, self.budget, self.rates):
-            late = (
-                time.process_time() - begun > _SECONDS or time.monotonic() - started > 3 * _SECONDS
-            )
+            late = self.rest() < (1 - _LAZY) * self.seconds
             if len(outcomes) >= _CANDIDATES or (late and any(s is not None for s in seen)):
-                break
-            blocks = {v.name: math.prod(blocks_of(v, chunks[v.name]).values()) for v in used}
-            found, failure = None, ""
-            try:
-                found = self.look(used, chunks)
-            except Exception as error:
-                failure = f"{type(error).__name__}: {error}"
-            prediction = None
-            if found is not None:
-                prediction = self.predict(found, max(1, self.budget.threads))
-            outcomes.append(Outcome(label, chunks, prediction, failure, blocks))
+                self.left += late
+                continue
+            outcome, found = self.try_out(used, label, chunks)
+            outcomes.append(outcome)
             seen.append(found)
         if all(s is None for s in seen):
             raise InvalidChunksError(
@@ -199,6 +233,46 @@ class _Study:
                 f"{outcomes[0].label}: {outcomes[0].failure}"
             )
         return outcomes, seen
+
+    def try_out(
+        self,
+        used: Sequence[ArrayLayout],
+        label: str,
+        chunks: Mapping[str, Mapping[str, DimChunk]],
+    ) -> tuple[Outcome, _Seen | None]:
+        """Simulate one candidate; what the user's function raises is kept."""
+        blocks = {v.name: math.prod(blocks_of(v, chunks[v.name]).values()) for v in used}
+        try:
+            found = self.look(used, chunks)
+        except Exception as error:
+            return Outcome(label, chunks, None, f"{type(error).__name__}: {error}", blocks), None
+        prediction = self.predict(found, max(1, self.budget.threads))
+        return Outcome(label, chunks, prediction, "", blocks), found
+
+    def stagings(self, used: Sequence[ArrayLayout], *, must: bool) -> list[tuple[Staging, Outcome]]:
+        """Simulate what the workload would take after some rechunks.
+
+        Time permitting; one is looked at anyway where nothing else fits.
+        """
+        out: list[tuple[Staging, Outcome]] = []
+        for one in stagings(used, self.budget, self.rates):
+            if self.rest() <= 0 and (out or not must):
+                break
+            stored = {name: v.layout for name, v in one.variables.items()}
+            source = Source(self.source.groups, {**self.source.layouts, **stored}, self.rates)
+            study = replace(self, source=source, seconds=self.seconds + _MORE * must)
+            after = [stored.get(v.name, v) for v in used]
+            outcome, seen = study.try_out(after, one.label, one.chunks)
+            threads = self.budget.threads
+            while must and seen is not None and threads > 1 and not self._fits(outcome):
+                threads //= 2
+                outcome = replace(outcome, prediction=study.predict(seen, threads))
+            out.append((one, outcome))
+        return out
+
+    def _fits(self, outcome: Outcome) -> bool:
+        p = outcome.prediction
+        return p is not None and p.peak <= self.budget.max_mem
 
     def look(
         self, used: Sequence[ArrayLayout], chunks: Mapping[str, Mapping[str, DimChunk]]
@@ -210,17 +284,39 @@ class _Study:
         if math.prod(blocks.values()) <= MANY_BLOCKS and not thin:
             graph, gathered = self.graph(chunks)
             if graph.tasks <= _TASKS:
-                return _Seen(((1.0, self._walk(graph), gathered),))
+                walked = self._walk(graph, _TRIED)
+                if not walked.untried:
+                    return _Seen(((1.0, walked, gathered),))
+                thin = thinned(main, chunks[main.name], walked.untried)
+                if not thin:
+                    return _Seen(((1.0, self._walk(graph), gathered),))
+        return self._on_twins(main, chunks, twin_shapes(main, chunks[main.name], blocks, thin))
+
+    def _on_twins(
+        self,
+        main: ArrayLayout,
+        chunks: Mapping[str, Mapping[str, DimChunk]],
+        shapes: Sequence[Shape],
+        *,
+        again: bool = False,
+    ) -> _Seen:
+        """Walk through the graphs of two twins, of thinner ones where tasks take many blocks."""
         walks: list[tuple[float, Walked, int]] = []
-        shapes = twin_shapes(main, chunks[main.name], blocks, thin)
         for shape in shapes:
             graph, gathered = self.graph(chunks, shape)
-            walks.append((shape.fraction(self.source.sizes), self._walk(graph), gathered))
+            walked = self._walk(graph, Effort().cap if again else _TRIED)
+            if walked.untried and not again:
+                own = chunks[main.name]
+                part = shape.fraction({d: n for d, n in main.sizes.items() if d in shape.thin})
+                thin = thinned(main, own, round(walked.untried / part))
+                found = twin_shapes(main, own, blocks_of(main, own), thin or shape.thin)
+                return self._on_twins(main, chunks, found, again=True)
+            walks.append((shape.fraction(self.source.sizes), walked, gathered))
             if not shape.keep and graph.tasks > _DEAR:
                 break
-        return _Seen(tuple(walks), thinner=not shapes[0].keep)
+        return _Seen(tuple(walks))
 
-    def _walk(self, graph: Graph) -> Walked:
+    def _walk(self, graph: Graph, cap: int = Effort().cap) -> Walked:
         """Walk through a graph, unless others are so much smaller that it cannot be the best."""
         limit = min(_MOST, 4 * self._fewest + _TASKS)
         if graph.tasks > limit:
@@ -230,8 +326,9 @@ class _Study:
                 if self._fewest < _MOST
                 else f"it makes {graph.tasks} tasks or more, too many to look at"
             )
-        effort = Effort(seconds=5.0)
-        walked = walk(graph, self.rates, cap=effort.cap, seconds=effort.seconds)
+        # several tries have to fit in the time that is left
+        seconds = max(0.3, min(5.0, self.rest() / 3))
+        walked = walk(graph, self.rates, cap=cap, seconds=seconds)
         self._fewest = min(self._fewest, graph.tasks)
         return walked
 
@@ -266,65 +363,3 @@ def _stand_ins(graph: Graph) -> Iterator[StandIn]:
             stack += node.values()
         elif isinstance(getattr(node, "value", None), StandIn):
             yield node.value
-
-
-def _suggestion(
-    layouts: Sequence[ArrayLayout],
-    best: Sequence[Outcome],
-    outcomes: Sequence[Outcome],
-    budget: MemoryBudget,
-    rates: Rates,
-) -> Suggestion:
-    """The suggestion for a plain scan, with what the simulation found put in."""
-    chosen, others = best[0], best[1:]
-    p = chosen.prediction
-    if p is None:
-        raise RuntimeError("a candidate was chosen that cannot be run")
-    tried = sum(o.prediction is not None for o in outcomes)
-    why, runner_up, close = reasons(chosen, others, budget, tried)
-    base = suggest_dataset(layouts, "scan", budget, rates=rates)
-    variables = dict(base.variables)
-    for name, own in chosen.chunks.items():
-        reads = p.reads.get(name)
-        whole = set(blocks_of(variables[name].layout, own).values()) == {1}
-        small = variables[name].action == "load" and whole
-        variables[name] = replace(
-            variables[name],
-            action="load" if small else "chunk",
-            chunks=dict(own),
-            projected_mem=math.ceil(p.peak / max(1, p.threads)),
-            worker_mem=p.peak,
-            threads=p.threads,
-            tasks=chosen.blocks.get(name, 1),
-            read_amplification=1.0 if reads is None else reads.amplification,
-            seconds_now=p.seconds,
-            seconds_after=None,
-            rechunk_seconds=None,
-            break_even_passes=None,
-            binding="threads" if p.threads < budget.threads else "workload",
-            runner_up=runner_up,
-            close_call=close,
-            why=why,
-        )
-    return replace(
-        base,
-        variables=variables,
-        access="workload",
-        prediction=p,
-        runner_up=others[0] if others else None,
-        outcomes=tuple(outcomes),
-    )
-
-
-def _too_large(outcomes: Sequence[Outcome], budget: MemoryBudget) -> MemoryBudgetError:
-    found = [(o.prediction.peak, o) for o in outcomes if o.prediction is not None]
-    needed, least = min(found, key=lambda f: f[0])
-    return MemoryBudgetError(
-        f"the workload does not fit a worker that may grow by {format_bytes(budget.max_mem)}, "
-        f"however the data are chunked: of {len(found)} ways that were simulated, {least.label} "
-        f"takes the least, {format_bytes(needed)} with one thread. Give a worker that much "
-        f"(max_mem={needed}), or rechunk the data first, as suggest(access=...) would.",
-        needed=needed,
-        allowed=budget.max_mem,
-        smallest=needed,
-    )
