@@ -47,5 +47,15 @@ def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
         loop.set_default_executor(executor)
         return loop.run_until_complete(coroutine)
     finally:
+        _cancel_rest(loop)
         loop.close()
         executor.shutdown()
+
+
+def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:
+    """End what a coroutine that failed has left running beside it."""
+    rest = asyncio.all_tasks(loop)
+    for task in rest:
+        task.cancel()
+    if rest:
+        loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
