@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xchunk.core import passes
 from xchunk.core.access import AccessPattern
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
@@ -131,6 +132,37 @@ def test_scenarios(  # noqa: PLR0917 - a row of the table
         # blocks of a size that dask is good at, and enough of them; fewer threads take larger ones
         assert s.tasks >= min(budget.slots, v.n_chunks if v.is_chunked else 10**9, 4)
         assert 8e6 < v.nbytes / s.tasks < 400e6 * budget.threads / s.threads
+
+
+@pytest.mark.parametrize(("v", "access", "more", "budget", "action", "amplification"), SCENARIOS)
+def test_few_candidates_are_looked_at(  # noqa: PLR0917 - a row of the table
+    v: ArrayLayout,
+    access: Any,
+    more: dict[str, Any],
+    budget: MemoryBudget,
+    action: str,
+    amplification: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A suggestion's time is that of its candidates: some 100,000 of them take 50 ms."""
+    looked: list[int] = []
+    product = passes._product
+
+    def counted(states: Any, column: Any, size: int) -> Any:
+        looked.append(len(states.tasks) * len(column.items))
+        return product(states, column, size)
+
+    monkeypatch.setattr(passes, "_product", counted)
+    advise(v, access, budget, **more)
+    assert sum(looked) <= 100_000
+    assert len(looked) <= 40
+    # and a thousand times as many stored chunks do not make it a hundred times as long
+    first = sum(looked)
+    looked.clear()
+    more = {k: x for k, x in more.items() if k != "rolling"}
+    advise(replace(v, shape=(1000 * v.shape[0], *v.shape[1:])), access, workers(512, 4), **more)
+    assert sum(looked) <= 100_000 + 50 * first
+    assert len(looked) <= 100
 
 
 def test_threads_that_cannot_work_are_told() -> None:

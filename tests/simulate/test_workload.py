@@ -11,12 +11,15 @@ import pytest
 import xarray as xr
 
 from xchunk.core.cost import Rates
+from xchunk.core.decide import Rewritten
 from xchunk.core.grid import Axis
 from xchunk.core.memory import MemoryBudget
+from xchunk.core.target import Target
 from xchunk.core.workload import Outcome, Prediction, Reads, best_outcomes
 from xchunk.errors import InvalidChunksError, MemoryBudgetError
 from xchunk.simulate.lazy import lazy_graph
 from xchunk.simulate.predict import predict
+from xchunk.simulate.staging import Staging, weigh
 from xchunk.simulate.twins import Shape, Source
 from xchunk.storage.layouts import read_layouts
 
@@ -67,7 +70,7 @@ def test_chunks_that_the_workload_cannot_use_are_left_out(opened: Any) -> None:
     def whole_series(ds: xr.Dataset) -> xr.DataArray:
         if len(ds.a.chunks[0]) > 1:
             raise ValueError("it needs time in one block")
-        return ds.a.median("time")
+        return ds.a.max("time")
 
     found = opened().chunking.suggest(workload=whole_series, max_mem="30MB")
     assert found.variables["a"].chunks["time"] in (-1, 366)
@@ -201,6 +204,86 @@ def outcome(label: str, nbytes: int, seconds: float, tasks: int, heap: int) -> O
 def test_the_order_of_preference(outcomes: list[Any], best: str) -> None:
     found = best_outcomes([outcome(*o) for o in outcomes], MemoryBudget.of_growth(1000))
     assert found[0].label == best
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """10.5 MB, a map in each chunk."""
+    path = tmp_path_factory.mktemp("maps") / "maps.zarr"
+    values = np.random.default_rng(1).random((730, 60, 60), "f4")
+    time = np.arange("2001-01-01", "2003-01-01", dtype="M8[D]").astype("M8[ns]")
+    ds = xr.Dataset({"v": (("time", "lat", "lon"), values)}, {"time": time})
+    ds.to_zarr(path, encoding={"v": {"chunks": (1, 60, 60)}}, consolidated=False)
+    return xr.open_zarr(path, chunks=None, consolidated=False)
+
+
+def ranges(ds: xr.Dataset) -> xr.DataArray:
+    series = ds.v.chunk(time=-1)
+    return series.cumsum("time").max("time")
+
+
+def test_what_fits_only_by_reading_again_and_again_is_rechunked(maps: Any, tmp_path: Any) -> None:
+    found = maps.chunking.suggest(workload=ranges, max_mem="8MB")
+    v = found.variables["v"]
+    assert (found.action, v.action) == ("stage", "stage")
+    assert v.target_chunks[0] == 730
+    assert found.prediction.amplification == 1
+    assert found.prediction.peak <= 8e6
+    assert v.seconds_now is None or v.seconds_now > v.seconds_after
+    assert "Rechunked once to" in found.why
+    assert "pays off" in found.why or "No lazy blocks fit" in found.why
+    new = maps.chunking.apply(found, store=tmp_path / "new.zarr", max_mem="80MB")
+    assert new.v.encoding["chunks"] == v.target_chunks
+    np.testing.assert_allclose(ranges(new).values, ranges(maps).values)
+
+
+def test_a_rechunk_that_does_not_pay_is_told(maps: Any) -> None:
+    found = maps.chunking.suggest(workload=lambda ds: ds.v.mean("time"), max_mem="80MB")
+    v = found.variables["v"]
+    assert found.action != "stage"
+    assert v.rechunk_seconds > 0
+    # once is not enough; whether many runs would be is the machine's affair
+    assert v.break_even_passes is None or v.break_even_passes > 1
+
+
+def predicted(seconds: float, peak: int = 10, nbytes: int = 100) -> Prediction:
+    return Prediction(5, {"v": Reads("v", 1, 1, nbytes, 100)}, peak, peak, 2, seconds, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("lazy", "after", "passes", "pays", "even"),
+    [
+        (None, predicted(1), 1, True, 0),
+        (predicted(30), predicted(2), 1, True, 10 / 28),
+        (predicted(6), predicted(2), 1, False, 2.5),
+        (predicted(6), predicted(2), 20, True, 2.5),
+        (predicted(6), predicted(4), 99, False, 5),
+        (predicted(6, nbytes=200), predicted(4), 99, True, 5),
+        (predicted(2), predicted(6), 99, False, math.inf),
+        (None, predicted(1, peak=101), 1, None, 0),
+    ],
+    ids=["nothing else fits", "at once", "not yet", "many runs", "a tie of times",
+         "less is read for sure", "slower", "does not fit either"],
+)  # fmt: skip
+def test_when_a_rechunk_pays(
+    lazy: Any, after: Prediction, passes: float, pays: bool | None, even: float
+) -> None:
+    new = Rewritten(Target((1,), None), None, 10.0)  # type: ignore[arg-type]
+    staging = Staging("chunks of (1,)", {"v": new}, {})
+    looked = [(staging, Outcome("it", {}, after))]
+    found = weigh(looked, lazy, MemoryBudget.of_growth(100), passes)
+    assert (None if found is None else found.pays) == pays
+    if found is not None:
+        assert found.break_even == pytest.approx(even)
+
+
+def test_time_is_bounded_and_what_was_left_out_is_told(opened: Any) -> None:
+    found = opened().chunking.suggest(workload=lambda ds: ds.a.mean("time"), seconds=1e-6)
+    assert len(found.outcomes) == 1
+    assert "left out for lack of time" in found.why
+    for wrong in (0, -1, True, "5"):
+        with pytest.raises(InvalidChunksError, match="seconds is"):
+            opened().chunking.suggest(workload=lambda ds: ds.a.mean(), seconds=wrong)
 
 
 @pytest.mark.slow

@@ -20,8 +20,9 @@ from xchunk.simulate.candidates import for_all, said_blocks
 
 __all__ = ["Staging", "Weighed", "stagings", "weigh"]
 
-#: The part of the memory for which blocks over new chunks are looked for.
-_PART = 0.25
+#: Parts of the memory for which blocks over new chunks are looked for: a workload may need
+#: many times what a plain pass does. The first that holds whole chunks is taken.
+_PARTS = (0.25, 0.5, 1.0)
 
 #: Decoding more than this many times what is needed is a sure gain to be had by a rechunk.
 _LEAN = 1.2
@@ -81,7 +82,6 @@ def stagings(used: Sequence[ArrayLayout], budget: MemoryBudget, rates: Rates) ->
         return
     roles = dim_roles(used)
     uses = [tuple(d for d in main.dims if roles.get(d) == role) for role in ("T", "H", "Z")]
-    room = replace(budget, max_mem=max(1, int(budget.max_mem * _PART)))
     seen = set()
     for whole in dict.fromkeys(uses):
         if not whole or len(whole) == main.ndim:
@@ -92,7 +92,11 @@ def stagings(used: Sequence[ArrayLayout], budget: MemoryBudget, rates: Rates) ->
         if main.name not in kept or kept[main.name].target in seen:
             continue
         stored = [kept[v.name].layout if v.name in kept else v for v in used]
-        blocks = best_pass(stored[0], pattern, room, rates)
+        blocks = None
+        for part in _PARTS:
+            if blocks is None or blocks.splits:
+                room = replace(budget, max_mem=max(1, int(budget.max_mem * part)))
+                blocks = best_pass(stored[0], pattern, room, rates) or blocks
         if blocks is None:
             continue
         target = kept[main.name].target

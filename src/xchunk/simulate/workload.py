@@ -37,7 +37,7 @@ Workload = Callable[[Any], Any]
 _CANDIDATES = 16
 
 #: Seconds that a suggestion may take: no candidate is begun afterwards. They are counted as
-#: the process's own work; on a busy machine the clock may show up to three times as many.
+#: the process's own work; on a busy machine the clock may show up to twice as many.
 SECONDS = 6.0
 
 #: The part of them after which no more lazy candidates are begun, so that rechunks are looked at.
@@ -169,7 +169,7 @@ class _Study:
     def rest(self) -> float:
         """Seconds that are left."""
         work, clock = self._begun
-        return self.seconds - max(time.process_time() - work, (time.monotonic() - clock) / 3)
+        return self.seconds - max(time.process_time() - work, (time.monotonic() - clock) / 2)
 
     def graph(
         self, chunks: Mapping[str, Mapping[str, DimChunk]], shape: Shape | None = None
@@ -205,6 +205,8 @@ class _Study:
                 "not depend on values that are not loaded."
             ) from error
         self._small = gathered == 0
+        # the first call imports and compiles what the function needs, which is not our time
+        self._begun = (time.process_time(), time.monotonic())
         names = {s.layout.name for s in _stand_ins(graph)}
         lazy = {n for n, v in movable.items() if v.format == "dask"}
         found = [v for n, v in movable.items() if n in names or n in lazy]
