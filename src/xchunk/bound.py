@@ -294,7 +294,7 @@ def _explain(error: BaseException, store: Store) -> None:
 def _hint(store: Store) -> str:
     return (
         "What is written is kept: the same call goes on where it was. "
-        f"'xchunk clean {describe(store)}' deletes it."
+        f"'xchunk clean {describe(store)} --delete' deletes it."
     )
 
 

@@ -219,7 +219,7 @@ class BoundExtension(Rechunk):
         if any(s.grows for e in self.extensions.values() for s in e.spans):
             return (
                 f"{place} is read as before. What is written is kept: the same call goes on "
-                f"where it was. 'xchunk clean {place}' deletes it."
+                f"where it was. 'xchunk clean {place} --delete' deletes it."
             )
         return (
             f"A part of the region of {place} may hold new values. The same call goes on where "
