@@ -124,7 +124,7 @@ class Site:
         if beside is not None and beside.is_interrupted and not self.overwrite:
             raise TargetExistsError(
                 f"an earlier run was stopped while it put a new store in the place of {path}. "
-                f"Nothing was written. 'xchunk clean {path}' puts it there."
+                f"Nothing was written. 'xchunk clean {path} --delete' puts it there."
             )
 
     def exists(self) -> TargetExistsError:
