@@ -3,10 +3,11 @@
 Every cell (workload, chunks) is predicted without running it, and then run in processes of
 its own: once counting tasks, chunk reads and the heap, for the peak of the process's memory
 with malloc trimming (rss2 and rss3 are repetitions: threads race, and the highest peak counts),
-and once on a cluster of two workers of one thread.
+and on a cluster of two workers of one thread (cluster2 and cluster3 are repetitions, since its
+scheduler's choices differ from run to run).
 
     python benchmarks/workloads/run.py [--only mean,std] [--chunks series,maps]
-        [--kinds predict,heap,rss,rss2,rss3,cluster,picked] [--out results.json]
+        [--kinds predict,heap,rss,rss2,rss3,cluster,cluster2] [--out results.json]
 """
 
 from __future__ import annotations
@@ -232,7 +233,7 @@ def table(found: dict[str, Any]) -> str:
         p, h, k = c["predict"], c["heap"], c.get("cluster", {})
         workload, chunks = name.split("/")
         worker = p["cluster"]["worker_heap"]
-        rss, fullest = highest(c), k.get("fullest")
+        rss, fullest = highest(c), highest(c, "cluster", "fullest")
         lines.append(
             f"{workload:12s}{chunks:8s}{p['tasks']:6d}/{h['tasks']:6d}"
             f"{p['decodes']:6d}/{h['decodes']:6d}{p['live'] / MB:6.0f}/{h['live'] / MB:5.0f}"
@@ -244,9 +245,9 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def highest(c: dict[str, Any]) -> int:
+def highest(c: dict[str, Any], kind: str = "rss", what: str = "rss") -> int:
     """The highest peak of all repetitions."""
-    return max((c[k].get("rss", 0) for k in c if k.startswith("rss")), default=0)
+    return max((c[k].get(what, 0) for k in c if k.startswith(kind)), default=0)
 
 
 def off(predicted: float, measured: float | None) -> str:
@@ -284,7 +285,7 @@ def summary(found: dict[str, Any]) -> str:
     heap = {n: (c["predict"]["heap"], c["heap"]["heap"]) for n, c in good.items()}
     rss = {n: (c["predict"]["heap"], highest(c)) for n, c in good.items()}
     worker = {
-        n: (c["predict"]["cluster"]["worker_heap"], c["cluster"]["fullest"])
+        n: (c["predict"]["cluster"]["worker_heap"], highest(c, "cluster", "fullest"))
         for n, c in good.items()
         if has(c, "cluster")
     }
