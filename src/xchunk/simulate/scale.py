@@ -55,8 +55,9 @@ def twin_shapes(
     own: Mapping[str, DimChunk],
     blocks: Mapping[str, int],
     thin: Mapping[str, float],
+    few: int | None = None,
 ) -> list[Shape]:
-    """Two twins, one about twice the other."""
+    """Two twins, one about twice the other, the smaller of few blocks if that is asked for."""
     roles = dim_roles([main])
     axes = {d: Axis.of(n, _plain(own[d], n)) for d, n in main.sizes.items()}
     order = sorted(main.dims, key=lambda d: (roles.get(d) != "H", -blocks[d]))
@@ -65,10 +66,11 @@ def twin_shapes(
     def total() -> int:
         return math.prod(counts.values())
 
-    if total() > MANY_BLOCKS:
+    if total() > MANY_BLOCKS or few is not None:
+        few = min(_FEW, few or _FEW)
         # horizontal dims first, since time and height have the meaning that uses depend on
         for d in order:
-            while total() > _FEW and counts[d] > 3:
+            while total() > few and counts[d] > 3:
                 counts[d] = max(3, counts[d] // 2)
     keep = {d: axes[d].bounds(counts[d] - 1)[1] for d in counts if counts[d] < blocks[d]}
     small = Shape(keep, thin)

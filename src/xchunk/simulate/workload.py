@@ -162,6 +162,8 @@ class _Study:
     """Candidates that were not looked at for lack of time."""
     _small: bool = True
     _fewest: int = 10**9
+    _density: float = 0.0
+    """The fewest tasks for a block of the largest variable so far."""
     _begun: tuple[float, float] = field(
         default_factory=lambda: (time.process_time(), time.monotonic())
     )
@@ -283,8 +285,13 @@ class _Study:
         main = used[0]
         blocks = blocks_of(main, chunks[main.name])
         thin = thinned(main, chunks[main.name])
-        if math.prod(blocks.values()) <= MANY_BLOCKS and not thin:
+        number = math.prod(blocks.values())
+        # building a large graph takes long, so that it is told from others how large it will be
+        large = number * self._density > _TASKS
+        few = max(1, int(_TASKS / 4 / self._density)) if large else None
+        if number <= MANY_BLOCKS and not thin and not large:
             graph, gathered = self.graph(chunks)
+            self._density = min(self._density or math.inf, graph.tasks / number)
             if graph.tasks <= _TASKS:
                 walked = self._walk(graph, _TRIED)
                 if not walked.untried:
@@ -292,27 +299,32 @@ class _Study:
                 thin = thinned(main, chunks[main.name], walked.untried)
                 if not thin:
                     return _Seen(((1.0, self._walk(graph), gathered),))
-        return self._on_twins(main, chunks, twin_shapes(main, chunks[main.name], blocks, thin))
+        shapes = twin_shapes(main, chunks[main.name], blocks, thin, few)
+        return self._on_twins(main, chunks, shapes, few)
 
     def _on_twins(
         self,
         main: ArrayLayout,
         chunks: Mapping[str, Mapping[str, DimChunk]],
         shapes: Sequence[Shape],
+        few: int | None = None,
         *,
         again: bool = False,
     ) -> _Seen:
         """Walk through the graphs of two twins, of thinner ones where tasks take many blocks."""
         walks: list[tuple[float, Walked, int]] = []
+        number = math.prod(blocks_of(main, chunks[main.name]).values())
         for shape in shapes:
             graph, gathered = self.graph(chunks, shape)
+            if not shape.keep:
+                self._density = min(self._density or math.inf, graph.tasks / number)
             walked = self._walk(graph, Effort().cap if again else _TRIED)
             if walked.untried and not again:
                 own = chunks[main.name]
                 part = shape.fraction({d: n for d, n in main.sizes.items() if d in shape.thin})
                 thin = thinned(main, own, round(walked.untried / part))
-                found = twin_shapes(main, own, blocks_of(main, own), thin or shape.thin)
-                return self._on_twins(main, chunks, found, again=True)
+                found = twin_shapes(main, own, blocks_of(main, own), thin or shape.thin, few)
+                return self._on_twins(main, chunks, found, few, again=True)
             walks.append((shape.fraction(self.source.sizes), walked, gathered))
             if not shape.keep and graph.tasks > _DEAR:
                 break
