@@ -85,8 +85,9 @@ def check(found: dict[str, Any], target: Path, max_mem: int, values: Any) -> Non
     assert found["grown"] <= max_mem
     assert found["projected"] <= max_mem
     if max_mem < NBYTES:
-        # what is predicted and not used is wasted; some megabytes are there in any case
-        assert found["projected"] <= 2 * found["grown"] + 4_000_000
+        # what is predicted and not used is wasted; some megabytes are set aside in any case, for
+        # tasks at the same point at the same time, which not every run has
+        assert found["projected"] <= 2 * found["grown"] + 8_000_000
     stored = zarr.open_group(target, mode="r")["v"]
     assert stored[:].tobytes() == values.tobytes()
 
