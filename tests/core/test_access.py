@@ -245,3 +245,12 @@ def test_whatever_is_said_is_understood_or_refused(
         assert sum(p.weight for p in patterns) == pytest.approx(1)
         for p in patterns:
             assert set(p.whole) | set(p.extents) | set(p.halo) <= {"time", "lat", "lon"}
+
+
+def test_methods_belong_to_their_dims() -> None:
+    (p,) = parse_access(None, REANALYSIS, reduce={"time": "std"})
+    assert (p.reduces, dict(p.methods)) == (("time",), {"time": "std"})
+    assert "reduces time by std" in p.describe()
+    assert p.to_dict()["methods"] == {"time": "std"}
+    scalar = next((v for v in REANALYSIS if "time" not in v.dims), None)
+    assert scalar is None or not p.on(scalar).methods
