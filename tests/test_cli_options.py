@@ -74,6 +74,7 @@ NO_PATTERN = {"passes": None, "reduce": (), "rolling": (), "groupby": None, "res
     [
         ({}, {}),
         ({"passes": 3.0, "reduce": ("time,lat",)}, {"passes": 3.0, "reduce": ["time", "lat"]}),
+        ({"reduce": ("time=std",)}, {"reduce": {"time": "std"}}),
         ({"rolling": ("time=24",)}, {"rolling": {"time": 24}}),
         ({"groupby": "time.month"}, {"groupby": "time.month"}),
         ({"resample": "time=MS"}, {"resample": {"time": "MS"}}),
