@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 
 __all__ = ["give_back", "new_buffer", "steady"]
 
-#: Blocks of this size and more are the kernel's own.
-_MMAP_THRESHOLD = 4 * 1024**2
+#: Blocks of this size and more are the kernel's own; the largest size that glibc takes.
+_MMAP_THRESHOLD = 32 * 1024**2
 #: What a heap keeps free at its end: at least, so that not every small block moves it, and at
 #: most.
-_LEAST_TRIM, _MOST_TRIM = 256 * 1024, 8 * 1024**2
+_LEAST_TRIM, _MOST_TRIM = 256 * 1024, 64 * 1024**2
 #: From this size on it is worth asking for huge pages, which are 2 MB.
 _HUGE = 8 * 1024**2
 # the parameters of mallopt(3)
