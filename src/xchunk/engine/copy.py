@@ -232,11 +232,11 @@ class _Buffers:
         nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         with self._lock:
             raw = self._take(nbytes)
-        try:
-            yield raw[:nbytes].view(dtype).reshape(shape)
-        finally:
-            with self._lock:
-                self._free.append(raw)
+        # Not given back after an error: requests that ran beside the one that failed may still
+        # be under way on zarr's event loop, and read from the buffer or write into it.
+        yield raw[:nbytes].view(dtype).reshape(shape)
+        with self._lock:
+            self._free.append(raw)
 
     def _take(self, nbytes: int) -> NDArray[np.uint8]:
         fitting = [b for b in self._free if b.nbytes >= nbytes]
