@@ -76,7 +76,7 @@ def test_a_source_that_is_decoded_many_times(maps: Path, monkeypatch: pytest.Mon
     plan = ds.chunking.plan({"t": -1, "y": 20}, **call)
     amplification = plan["v"].amplification
     assert amplification == plan.work.decodes / 80
-    assert amplification >= 4
+    assert amplification >= 3
     said = rf"v: each stored chunk is decoded {amplification:.1f} times"
     assert [note for note in plan.notes if note.startswith(said)]
     with pytest.warns(xchunk.ExcessiveIOWarning, match=said):

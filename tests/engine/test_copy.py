@@ -13,7 +13,7 @@ def test_a_buffer_is_not_used_again_after_an_error() -> None:
     buffers = xchunk.engine.copy._Buffers()
     with buffers.borrow((4, 4), np.dtype("f4")) as good:
         pass
-    with pytest.raises(OSError), buffers.borrow((4, 4), np.dtype("f4")) as bad:  # noqa: PT012
+    with pytest.raises(OSError, match="lost"), buffers.borrow((4, 4), np.dtype("f4")) as bad:  # noqa: PT012
         assert np.shares_memory(bad, good)
         raise OSError("lost")
     with buffers.borrow((4, 4), np.dtype("f4")) as fresh:
