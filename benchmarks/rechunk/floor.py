@@ -2,7 +2,7 @@
 
 Every stored chunk is read and decoded once, every value is copied once, and as many target
 chunks as there are get encoded and written, through buffers that are used again. What is
-encoded are target chunks taken from the data beforehand, a few of them over and over, since
+encoded is a target chunk taken from the middle of the data beforehand, over and over, since
 putting all of them together is the work that the floor leaves out.
 """
 
@@ -81,46 +81,35 @@ def _from_netcdf(case: Case, source: Path) -> list[Callable[[], None]]:
     return [lambda i=i: chunk(i) for i in _units(case.shape, case.chunks)]
 
 
-def _samples(case: Case, source: Path) -> list[Any]:
+def keep_sample(case: Case, source: Path, file: Path) -> None:
+    """Take the target chunk from the middle of the data, once for all runs."""
     import xarray as xr
 
     engine = "netcdf4" if case.netcdf else "zarr"
-    chunks: dict[str, Any] = {} if case.netcdf else {"chunks": None}
-    v = xr.open_dataset(source, engine=engine, decode_cf=False, **chunks)["v"].variable
-    middle = [
-        slice(min(n - t, (n // 2 // t) * t), min(n - t, (n // 2 // t) * t) + t)
-        for n, t in zip(case.shape, case.target, strict=True)
-    ]
-    return [np.ascontiguousarray(v[tuple(middle)].values)]
+    v = xr.open_dataset(source, engine=engine, decode_cf=False, chunks=None)["v"].variable
+    starts = [min(n - t, n // 2 // t * t) for n, t in zip(case.shape, case.target, strict=True)]
+    middle = tuple(slice(a, a + t) for a, t in zip(starts, case.target, strict=True))
+    np.save(file, np.ascontiguousarray(v[middle].values))
 
 
-def _to_zarr(case: Case, target: Path, samples: list[Any]) -> list[Callable[[], None]]:
-    def unit(number: int, shape: tuple[int, ...]) -> None:
-        values = samples[number % len(samples)]
-        inside = tuple(slice(0, n) for n in shape)
-        part = values if shape == values.shape else np.ascontiguousarray(values[inside])
+def _to_zarr(case: Case, target: Path, sample: Any) -> list[Callable[[], None]]:
+    def unit(number: int) -> None:
         inner = 1
         if case.target_shards is not None:
             inner = math.prod(s // c for s, c in zip(case.target_shards, case.target, strict=True))
         with (target / str(number)).open("wb") as file:
             for _ in range(inner):
-                file.write(zstd.compress(part, 0))
+                file.write(zstd.compress(sample, 0))
 
-    jobs = []
-    step = case.target_shards or case.target
-    for number, index in enumerate(_units(case.shape, step)):
-        # a chunk at the edge is stored whole, what lies beyond is its fill value
-        del index
-        jobs.append(lambda n=number: unit(n, case.target))
-    return jobs
+    count = len(_units(case.shape, case.target_shards or case.target))
+    return [lambda n=n: unit(n) for n in range(count)]
 
 
-def main(case: Case, source: Path, target: Path, threads: int) -> None:
+def main(case: Case, source: Path, target: Path, threads: int, sample: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    samples = _samples(case, source)
     reading = _from_netcdf(case, source) if case.netcdf else _from_zarr(case, source)
-    writing = _to_zarr(case, target, samples)
+    writing = _to_zarr(case, target, np.load(sample))
     with ThreadPoolExecutor(threads) as pool:
         for jobs in (reading, writing):
             for done in pool.map(lambda job: job(), jobs):
@@ -128,4 +117,8 @@ def main(case: Case, source: Path, target: Path, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Case.from_json(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+    made, rest = Case.from_json(sys.argv[1]), sys.argv[2:]
+    if len(rest) == 2:
+        keep_sample(made, Path(rest[0]), Path(rest[1]))
+    else:
+        main(made, Path(rest[0]), Path(rest[1]), int(rest[2]), Path(rest[3]))

@@ -143,9 +143,11 @@ def run_one(who: str, case: Case, budget: int, options: argparse.Namespace) -> R
         path.parent.mkdir(parents=True, exist_ok=True)
     source = source_of(case, folder, 2 if who == "rechunker" else 3)
     if who == "floor":
+        script, sample = HERE / "floor.py", folder / "sources" / f"{case.name}.npy"
+        if not sample.exists():
+            subprocess.run([sys.executable, script, case.to_json(), source, sample], check=True)
         return measure(
-            [sys.executable, HERE / "floor.py", case.to_json(), source, target, str(threads)],
-            timeout,
+            [sys.executable, script, case.to_json(), source, target, str(threads), sample], timeout
         )
     python = Path(sys.executable) if who in OWN else environment(who, folder)
     script = HERE / "contenders.py"
