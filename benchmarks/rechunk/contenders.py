@@ -28,6 +28,7 @@ def held() -> int:
 
 def opened(case: Case, source: str) -> Any:
     """Open the source as a Dataset in its stored chunks, without decoding."""
+    import distributed  # noqa: F401 - dask loads it anyhow with whatever is computed first
     import xarray as xr
 
     engine = "netcdf4" if case.netcdf else "zarr"
