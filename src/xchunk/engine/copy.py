@@ -217,6 +217,10 @@ def _context(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
             ) from safe_cause(error)
 
 
+#: How many times larger than a box its buffer may be.
+_ROOMY = 1.25
+
+
 class _Buffers:
     """Buffers that tasks of this process take and give back; as many as tasks at once."""
 
@@ -239,12 +243,12 @@ class _Buffers:
             self._free.append(raw)
 
     def _take(self, nbytes: int) -> NDArray[np.uint8]:
-        fitting = [b for b in self._free if b.nbytes >= nbytes]
+        fitting = [b for b in self._free if nbytes <= b.nbytes <= _ROOMY * nbytes]
         if fitting:
             best = min(fitting, key=lambda b: b.nbytes)
             self._free = [b for b in self._free if b is not best]
             return best
-        # none fits: the idle ones, of an earlier and smaller stage, only take room
+        # idle ones of another stage, smaller or larger, only take room
         self._free.clear()
         return new_buffer(nbytes)
 
