@@ -298,9 +298,7 @@ def test_large_graphs_are_predicted_from_small_ones(tmp_path: Any) -> None:
     )  # fmt: skip
     assert big.nbytes == 20e9
     ds = xr.open_zarr(tmp_path / "large.zarr", chunks=None, consolidated=False)
-    found = ds.chunking.suggest(
-        workload=lambda ds: ds.v.mean("time"), max_mem="2GB", seconds=60
-    )
+    found = ds.chunking.suggest(workload=lambda ds: ds.v.mean("time"), max_mem="2GB", seconds=60)
     assert found.prediction.scaled > 1.5
     assert found.prediction.reads["v"].decodes == pytest.approx(50 * 20 * 20, rel=0.02)
     assert found.prediction.nbytes_read == pytest.approx(20e9, rel=0.02)
