@@ -205,6 +205,11 @@ def test_overwriting(s3: S3, folder: Path, library: Library) -> None:
     ds.chunking.apply(WHAT, overwrite=True, progress=False, **to)
     check_bits(place, "old.zarr", local)
     assert len([k for k in place.keys("old.zarr") if k.startswith("v/c/")]) == 30
+    # so is what xchunk itself has made: the folder of its workspace is empty, and still listed
+    again = {**WHAT, "y": 20}
+    ds.chunking.apply(again, overwrite=True, progress=False, **to)
+    check_bits(place, "old.zarr", local)
+    assert len([k for k in place.keys("old.zarr") if k.startswith("v/c/")]) == 15
     # what is no zarr store is not touched, nor is the source
     s3.filesystem().pipe(f"{BUCKET}/{place.key('notes')}/a.txt", b"mine")
     with pytest.raises(xchunk.TargetExistsError, match="no zarr store"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from xchunk.storage.workspace import PREFIX, Workspace, can_shard_raw_bytes, ref
 from xchunk.storage.zarr_io import (
     delete_keys,
     get_key,
+    holds_any,
     list_prefix,
     open_array,
     put_key,
@@ -60,6 +62,49 @@ def test_a_marker_that_is_not_ours_is_none(store: Store, raw: bytes) -> None:
     assert list_prefix(store, "") == before
     with pytest.raises(TargetExistsError, match="did not make"):
         space.create()
+
+
+class _WithEmptyFolders(MemoryStore):
+    """A store that lists folders in which there is nothing, as servers with a filer do."""
+
+    async def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        async for key in super().list_dir(prefix):
+            yield key
+        yield PREFIX if not prefix else "scratch"
+
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        async for key in super().list_prefix(prefix):
+            yield key
+        # one with a slash is an object that stands for a folder, the other is fsspec's
+        yield f"{prefix}scratch/"
+        yield prefix.rstrip("/")
+
+
+def test_a_folder_without_objects_is_nothing() -> None:
+    store = _WithEmptyFolders()
+    assert list_prefix(store, f"{PREFIX}/") == []
+    assert not holds_any(store, PREFIX)
+    space = Workspace(store, folder="run")
+    space.create()
+    # the last one that used the scratch store takes the marker away
+    space.leave()
+    assert list_prefix(store, "") == []
+    put_key(store, f"{PREFIX}/scratch/notes.txt", b"theirs")
+    assert holds_any(store, PREFIX)
+    with pytest.raises(TargetExistsError, match="did not make"):
+        space.create()
+
+
+@pytest.mark.parametrize("there", ["file", "link"])
+def test_what_is_no_folder_is_not_ours(tmp_path: Path, there: str) -> None:
+    (tmp_path / "t.zarr").mkdir()
+    if there == "file":
+        (tmp_path / "t.zarr" / PREFIX).write_bytes(b"theirs")
+    else:
+        (tmp_path / "t.zarr" / PREFIX).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TargetExistsError, match="did not make"):
+        Workspace(LocalStore(tmp_path / "t.zarr")).create()
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_linked_folder_is_not_ours(tmp_path: Path) -> None:

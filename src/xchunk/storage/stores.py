@@ -21,7 +21,7 @@ from zarr.storage import (
 from xchunk._secrets import safe_cause, without_credentials, without_secrets
 from xchunk.errors import SourceError, TargetExistsError, XchunkError
 from xchunk.storage.icechunk import is_session, name_of, store_of
-from xchunk.storage.zarr_io import get_key, holds_any, list_prefix
+from xchunk.storage.zarr_io import get_key, holds_any
 
 __all__ = [
     "StoreLike",
@@ -42,8 +42,6 @@ StoreLike = Any
 _READ_ONLY = ("http", "https", "zip", "tar", "reference", "github", "git", "libarchive")
 _ALIASES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
 _BUCKETS = ("s3", "gs", "az", *_ALIASES)
-#: Folders without anything in them that a place may hold, and still be called empty.
-_EMPTY_FOLDERS = 1000
 #: Characters of another library's error that are shown.
 _SAID = 500
 
@@ -221,14 +219,7 @@ def is_empty(store: Store) -> bool:
     path = local_path(store)
     if path is not None:
         return not path.exists() or (path.is_dir() and not any(path.iterdir()))
-    if not holds_any(store, ""):
-        return True
-    if is_zarr(store):
-        return False
-    # some servers keep and list folders in which there is nothing any more
-    own = store.path.strip("/") if isinstance(store, FsspecStore) else ""
-    keys = list_prefix(store, "", limit=_EMPTY_FOLDERS)
-    return all(key.endswith("/") or key.strip("/") in ("", own) for key in keys)
+    return not is_zarr(store) and not holds_any(store, "")
 
 
 def overlaps(a: StoreLike, b: StoreLike) -> bool:

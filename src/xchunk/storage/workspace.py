@@ -7,6 +7,7 @@ target can write it too. Nothing is deleted that does not carry the marker.
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -120,9 +121,11 @@ class Workspace:
     def _holds_others(self) -> bool:
         """Tell whether something lies below the prefix that is not a marker half written."""
         root = local_path(self.store)
-        inside = None if root is None else root / PREFIX
-        if inside is None or inside.is_symlink() or not inside.is_dir():
+        if root is None:
             return holds_any(self.store, PREFIX)
+        inside = root / PREFIX
+        if inside.is_symlink() or not inside.is_dir():
+            return os.path.lexists(inside)
         return not all(_UNFINISHED.fullmatch(path.name) for path in inside.iterdir())
 
     def scratch_array(

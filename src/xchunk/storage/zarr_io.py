@@ -28,7 +28,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer, NDBuffer, buffer_prototype
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from xchunk.storage.in_thread import is_free, run_here
 from xchunk.storage.unpublished import Unpublished
@@ -252,14 +252,20 @@ def put_key(store: Store, key: str, value: bytes) -> None:
 
 
 def list_prefix(store: Store, prefix: str, limit: int | None = None) -> list[str]:
-    """List the keys below a prefix (which ends with a slash, or is empty), at most ``limit``."""
+    """List the keys below a prefix (which ends with a slash, or is empty), at most ``limit``.
+
+    Only objects count. Some object stores keep folders in which there is nothing any more, and
+    list them, or are said by fsspec to hold them.
+    """
     if _is_absent(store):
         return []
+    own = store.path.strip("/") if isinstance(store, FsspecStore) else None
 
     async def collect() -> list[str]:
         keys: list[str] = []
         async for key in store.list_prefix(prefix):
-            keys.append(key)
+            if key.startswith(prefix) and not key.endswith("/") and key.strip("/") not in ("", own):
+                keys.append(key)
             if limit is not None and len(keys) >= limit:
                 break
         return keys
@@ -312,7 +318,7 @@ def has_key(store: Store, key: str) -> bool:
 
 
 def holds_any(store: Store, prefix: str) -> bool:
-    """Tell whether anything lies below a prefix; one level is listed, and not what is below it."""
+    """Tell whether any object lies below a prefix; an empty folder is none."""
     if _is_absent(store):
         return False
 
@@ -321,4 +327,5 @@ def holds_any(store: Store, prefix: str) -> bool:
             return True
         return False
 
-    return _sync(look())
+    # one level is listed first: where it is empty, as it mostly is, that is all
+    return _sync(look()) and bool(list_prefix(store, f"{prefix}/" if prefix else "", limit=1))
