@@ -22,9 +22,9 @@ SRC = ROOT / "src"
 #: Modules that bind plans to stores, and run them.
 ORCHESTRATION = [
     r"batching(\..+)?", "binding", "bound", "cleaning", r"diagnose(\..+)?", "extend", "extending",
-    "faults", "jobs", "labels", "prove_extension", "transactions",
-    "joining", "lazy", r"legacy(_\w+)?", "naming", "opening", "proof", "reopen", "resume", "run",
-    "sources", "trees", "uses",
+    "encodings", "faults", "jobs", "labels", "prove_extension", "transactions",
+    "joining", "lazy", r"legacy(_\w+)?", "named", "naming", "opening", "proof", "reopen", "resume",
+    "run", "sources", "trees", "uses",
 ]  # fmt: skip
 
 #: The floors from the ground up; a module may import its own floor and those below.

@@ -117,6 +117,23 @@ def test_shards(run: Run, maps: Path) -> None:
         assert ds.t.encoding["chunks"] == (60, 5, 5)
 
 
+def test_encodings(run: Run, maps: Path) -> None:
+    given = (
+        "--encoding", "t:dtype=int16,scale_factor=0.001,_FillValue=-1",
+        "--encoding", "compressor=zstd,compressor.level=7", "--max-mem", "20MB",
+    )  # fmt: skip
+    code, out, _ = run("rechunk", maps, "out.zarr", "--chunks", "time=-1", *given, "--verify")
+    assert code == 0
+    assert "the source, so encoded, bit by bit" in out
+    with xr.open_zarr("out.zarr") as ds, xr.open_dataset(maps) as source:
+        assert (ds.t.encoding["dtype"], ds.h.encoding["dtype"]) == (np.dtype("i2"), np.dtype("f4"))
+        assert all("level=7" in str(v.encoding["compressors"]) for v in (ds.t, ds.h))
+        np.testing.assert_allclose(ds.t, source.t, atol=0.0006)
+    # said alike, the comparison knows what was asked for
+    assert run("verify", maps, "out.zarr", *given)[0] == 0
+    assert run("verify", maps, "out.zarr", "--max-mem", "20MB")[0] == 9
+
+
 def test_quiet_and_json(run: Run, maps: Path) -> None:
     given = (maps, "out.zarr", "--chunks", "time=-1", "--max-mem", "20MB")
     assert run("rechunk", *given, "--quiet") == (0, "", "")
@@ -152,6 +169,8 @@ CHUNKS = ("--chunks", "time=-1", "--max-mem", "20MB")
             "max_mem",
         ),
         (("rechunk", "maps.nc", "out.zarr", *CHUNKS, "--shards", "lat=7"), 3, "lat"),
+        (("rechunk", "maps.nc", "out.zarr", *CHUNKS, "--encoding", "tt:dtype=i2"), 5, "'tt'"),
+        (("plan", "maps.nc", "out.zarr", *CHUNKS, "--encoding", "dtype=flot"), 5, "'flot'"),
         (("rechunk", "maps.nc", "maps.nc", *CHUNKS), 7, "maps.nc"),
         (("rechunk", "maps.nc", "maps.nc", *CHUNKS, "--overwrite"), 7, "maps.nc"),
         (("rechunk", "maps.nc", "full", *CHUNKS, "--overwrite"), 7, "full"),
@@ -228,7 +247,7 @@ def test_what_nobody_expected_gets_one_line_too(
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
-    monkeypatch.setattr("xchunk.sources.open_groups", broken)
+    monkeypatch.setattr("xchunk.named.open_groups", broken)
     code, _, err = run("inspect", maps)
     assert code == 1
     assert err == (

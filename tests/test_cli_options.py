@@ -6,10 +6,11 @@ import click
 import pytest
 
 from xchunk import cli
-from xchunk.cli_options import access_of, pairs, pattern_of, request_of
+from xchunk.cli_options import request_of
 from xchunk.cli_output import Output
 from xchunk.cli_secrets import Secrets, is_secret
-from xchunk.errors import InvalidChunksError
+from xchunk.cli_values import access_of, encodings_of, pairs, pattern_of
+from xchunk.errors import EncodingError, InvalidChunksError
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ NOTHING: dict[str, Any] = {
     "dst": "out.zarr", "chunks": (), "access": (), "whole": (), "shards": (), "storage": (),
     "target_storage": (), "zarr_format": None, "overwrite": False, "unpack": False,
     "no_resume": False, "append_dim": None, "region": None, "scratch": None,
-    "rechunk_engine": None, "message": None, "memory": None, "max_mem": None,
+    "encoding": (), "rechunk_engine": None, "message": None, "memory": None, "max_mem": None,
 }  # fmt: skip
 
 
@@ -129,6 +130,55 @@ def test_requests(given: dict[str, Any], found: dict[str, Any]) -> None:
 def test_odd_regions(region: str) -> None:
     with pytest.raises(click.UsageError, match="--region"):
         request_of(Output(), {**NOTHING, "region": region})
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ((), {}),
+        (("compressor=zstd",), {"*": {"compressor": {"name": "zstd"}}}),
+        (
+            ("compressor.level=7,compressor=zstd", "compressor.checksum=true"),
+            {"*": {"compressor": {"name": "zstd", "level": 7, "checksum": True}}},
+        ),
+        (
+            ('t:dtype=i2,compressor={"name": "blosc", "clevel": 5}',),
+            {"t": {"dtype": "i2", "compressor": {"name": "blosc", "clevel": 5}}},
+        ),
+        (
+            ("a/t:dtype=int16, scale_factor=0.01 ,_FillValue=-1", "a/t:add_offset=273"),
+            {"a/t": {"dtype": "int16", "scale_factor": 0.01, "_FillValue": -1, "add_offset": 273}},
+        ),
+        (
+            ("time:units=hours since 1900-01-01 00:00,calendar=noleap",),
+            {"time": {"units": "hours since 1900-01-01 00:00", "calendar": "noleap"}},
+        ),
+    ],
+)
+def test_encodings(given: tuple[str, ...], found: dict[str, Any]) -> None:
+    assert encodings_of(given) == found
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("t:dtype", "'dtype' is not KEY=VALUE"),
+        ("t:dtype=", "KEY=VALUE"),
+        ("t:=i2", "KEY=VALUE"),
+        ("compressor.=5", "KEY=VALUE"),
+        ("t:dtyp=i2", "did you mean 'dtype'?"),
+        ("t:units.a=3", "'units.a' is not known"),
+    ],
+)
+def test_odd_encodings(item: str, said: str) -> None:
+    with pytest.raises(EncodingError, match="--encoding") as caught:
+        encodings_of([item])
+    assert said in str(caught.value)
+
+
+def test_what_is_extended_keeps_its_encoding() -> None:
+    with pytest.raises(click.UsageError, match="--encoding"):
+        request_of(Output(), {**NOTHING, "append_dim": "time", "encoding": ("dtype=i2",)})
 
 
 # ---- credentials --------------------------------------------------------------------------
@@ -180,7 +230,7 @@ def test_credentials_are_in_nothing_that_is_said(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError(f"{args} {kwargs}")
 
-    monkeypatch.setattr("xchunk.sources.open_groups", broken)
+    monkeypatch.setattr("xchunk.named.open_groups", broken)
     given = ("memory://me:hush-hush@host/x.zarr", "--storage-option", f"secret={PHRASE}")
     assert (
         cli.run(["inspect", *given, "--storage-option", "client_kwargs.password=psst", *how]) == 1

@@ -23,19 +23,16 @@ from xchunk.cli_cluster import cluster_options, on_cluster
 from xchunk.cli_completion import completion
 from xchunk.cli_diagnose import check, probe
 from xchunk.cli_options import (
-    access_of,
     common,
     debug,
+    encoding,
     examples,
     memory_options,
     more_use,
     open_given,
     options,
-    pairs,
-    pattern_of,
     place,
     request_of,
-    sizes_of,
     source,
     storage_option,
     target,
@@ -45,6 +42,7 @@ from xchunk.cli_options import (
 )
 from xchunk.cli_output import Command, Output, Stopped
 from xchunk.cli_progress import progress_of
+from xchunk.cli_values import access_of, pairs, pattern_of, sizes_of
 from xchunk.errors import LayoutChangeWarning, XchunkError, XchunkWarning
 
 __all__ = ["main", "run", "xchunk"]
@@ -269,6 +267,8 @@ def plan(out: Output, /, **given: Any) -> None:
         "xchunk rechunk era5.nc series.zarr --access timeseries --memory 4GiB",
         "xchunk rechunk era5.nc out.zarr --chunks time=-1,lat=20 --max-mem 1GB",
         "xchunk rechunk in.nc out.zarr --chunks t2m:time=-1 --chunks tp:time=9",
+        "xchunk rechunk in.nc out.zarr --chunks time=-1 --encoding compressor=zstd \\",
+        "    --encoding t2m:dtype=int16,scale_factor=0.01,_FillValue=-32768",
         "xchunk rechunk 'raw/*.nc' s3://bucket/out.zarr --access timeseries \\",
         "    --workers 4 --threads-per-worker 1 --memory-limit 4GiB --verify",
     ),
@@ -303,7 +303,8 @@ def rechunk(out: Output, /, dry_run: bool, verify: bool, **given: Any) -> None:
         seconds = time.perf_counter() - start
     said = f"\n{planned.target}: {format_bytes(planned.nbytes)} in {format_seconds(seconds)}"
     if verify:
-        said += "; read back, and identical to the source bit by bit"
+        what = "the source, so encoded," if given["encoding"] else "the source"
+        said += f"; read back, and identical to {what} bit by bit"
     done = {
         "predicted_seconds": planned.seconds,
         "seconds": seconds,
@@ -352,6 +353,7 @@ def _plan_facts(planned: Any) -> dict[str, Any]:
     source,
     click.argument("dst", type=place),
     target_storage_option,
+    encoding,
     memory_options,
     cluster_options,
     common,

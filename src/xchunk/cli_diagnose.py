@@ -13,10 +13,10 @@ from xchunk.cli_options import (
     memory_options,
     open_given,
     options,
-    sizes_of,
     source,
 )
 from xchunk.cli_output import Command, Output
+from xchunk.cli_values import sizes_of
 
 __all__ = ["FOUND", "check", "probe"]
 

@@ -1,9 +1,8 @@
-"""Options that commands of the command line share, and what they turn them into."""
+"""Options that commands of the command line share, and the requests that they make."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,28 +10,23 @@ import click
 from click.shell_completion import CompletionItem
 
 from xchunk.cli_output import Output
-from xchunk.cli_secrets import is_secret
-from xchunk.errors import InvalidChunksError
+from xchunk.cli_values import access_of, encodings_of, pairs, region_of, sizes_of, spec_of
 
 __all__ = [
     "PRESETS",
-    "access_of",
     "common",
     "debug",
+    "encoding",
     "examples",
     "json_flag",
     "memory_options",
     "more_use",
     "open_given",
     "options",
-    "pairs",
-    "pattern_of",
     "place",
     "request_of",
     "show",
-    "sizes_of",
     "source",
-    "spec_of",
     "storage_option",
     "target",
     "target_storage",
@@ -184,6 +178,13 @@ memory_options = options(
         "--max-mem", metavar="SIZE", help="What one worker may grow by, taken as it is: 400MB."
     ),
 )
+encoding = click.option(
+    "--encoding",
+    multiple=True,
+    metavar="[VAR:]KEY=VALUE[,…]",
+    help="What is stored otherwise than in SRC: dtype, compressor, _FillValue, scale_factor, … "
+    "May be repeated for more variables.",
+)
 target = options(
     click.argument("dst", type=place),
     target_storage_option,
@@ -196,6 +197,7 @@ target = options(
     click.option(
         "--shards", multiple=True, metavar="[VAR:]DIM=N[,…]", help="Shards to write (zarr v3)."
     ),
+    encoding,
     click.option("--zarr-format", type=click.Choice(["2", "3"]), help="Format of DST."),
     click.option("--overwrite", is_flag=True, help="Replace DST, if it is a zarr store."),
     click.option("--unpack", is_flag=True, help="Store packed variables as their decoded values."),
@@ -221,12 +223,13 @@ target = options(
 
 
 def open_given(out: Output, given: Mapping[str, Any], **kwargs: Any) -> Any:
-    """Open the source that the options of `source` name."""
-    from xchunk.cli_source import open_named
+    """Open the source that the options of `source` name, with the encodings that are wanted."""
+    from xchunk.named import open_named
 
+    wanted = encodings_of(given.get("encoding", ()))
     storage = pairs(given["storage"])
     out.secrets.learn(storage)
-    return open_named(
+    opened = open_named(
         given["src"],
         given["group"],
         given["engine"],
@@ -234,6 +237,12 @@ def open_given(out: Output, given: Mapping[str, Any], **kwargs: Any) -> Any:
         concat_dim=given["concat_dim"],
         **kwargs,
     )
+    if wanted:
+        from xchunk.encodings import put_encodings
+
+        zarr_format = given.get("zarr_format")
+        put_encodings(opened, wanted, int(zarr_format) if zarr_format else None)
+    return opened
 
 
 def target_storage(out: Output, given: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -241,132 +250,6 @@ def target_storage(out: Output, given: Mapping[str, Any]) -> dict[str, Any] | No
     storage = pairs(given["target_storage"], "--target-storage-option") or pairs(given["storage"])
     out.secrets.learn(storage)
     return storage or None
-
-
-def pairs(storage: Sequence[str], option: str = "--storage-option") -> dict[str, Any]:
-    """Read ``KEY=VALUE`` options; ``A.B=VALUE`` is within ``A``, and a value may be JSON."""
-    out: dict[str, Any] = {}
-    for item in storage:
-        key, equals, value = item.partition("=")
-        *outer, name = key.split(".")
-        if not (equals and all((*outer, name))):
-            # what stands here may be a secret
-            raise click.UsageError(f"{option} {key if equals else '…'}: give KEY=VALUE")
-        into = out
-        for part in outer:
-            into = into.setdefault(part, {})
-            if not isinstance(into, dict):
-                raise click.UsageError(f"{option} {key}: {part} has a value already")
-        into[name] = value if is_secret(name) else _plain(value)
-    return out
-
-
-def _plain(value: str) -> Any:
-    """Read a value as JSON where it is some, else as the text that it is."""
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
-def access_of(access: Sequence[str], whole: Sequence[str]) -> Any:
-    """Read ``--access`` or ``--whole``: a name, names with weights, or dims; None: neither."""
-    dims = _names(whole)
-    if access and dims:
-        raise click.UsageError("give --access or --whole, not both")
-    if dims:
-        return dict.fromkeys(dims, -1)
-    uses = [_weighed(item) for item in _names(access)]
-    if not uses:
-        return None
-    return uses[0][0] if len(uses) == 1 else uses
-
-
-def _names(items: Sequence[str]) -> list[str]:
-    return [name.strip() for item in items for name in item.split(",") if name.strip()]
-
-
-def _weighed(item: str) -> tuple[str, float]:
-    name, colon, weight = item.partition(":")
-    try:
-        return name, float(weight) if colon else 1.0
-    except ValueError:
-        raise InvalidChunksError(
-            f"--access {item}: {weight!r} is no weight. Give a number, such as {name}:0.7."
-        ) from None
-
-
-def pattern_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the options of `more_use`, as ``suggest`` takes them."""
-    rolling = spec_of(given["rolling"], "--rolling")
-    resample = None
-    if given["resample"] is not None:
-        dim, equals, freq = given["resample"].partition("=")
-        if not (dim and equals and freq):
-            raise click.UsageError("--resample: give DIM=FREQ, such as time=MS")
-        resample = {dim: freq}
-    found = {
-        "passes": given["passes"],
-        "reduce": _reduced(_names(given["reduce"])) or None,
-        "rolling": rolling,
-        "groupby": given["groupby"],
-        "resample": resample,
-    }
-    return {k: v for k, v in found.items() if v is not None}
-
-
-def _reduced(items: list[str]) -> list[str] | dict[str, str]:
-    """Read ``DIM`` or ``DIM=METHOD``; all of them have a method, or none."""
-    pairs = [item.partition("=") for item in items]
-    if not any(equals for _, equals, _ in pairs):
-        return items
-    if not all(dim and method for dim, _, method in pairs):
-        raise click.UsageError("--reduce: give a method for every dim (time=std) or for none")
-    return {dim: method for dim, _, method in pairs}
-
-
-def sizes_of(memory: str | None, max_mem: str | None) -> dict[str, int]:
-    """Read the sizes before anything is opened, naming the option in the error."""
-    from xchunk.core.units import parse_bytes
-
-    given = {"memory": memory, "max_mem": max_mem}
-    return {
-        name: parse_bytes(value, f"--{name.replace('_', '-')}")
-        for name, value in given.items()
-        if value is not None
-    }
-
-
-#: A length as it is typed: no digits but 0 to 9, and no more than any dim has elements.
-_LENGTH = re.compile(r"[+-]?[0-9]{1,19}")
-
-
-def spec_of(items: Sequence[str], option: str) -> dict[str, Any] | None:
-    """Read ``DIM=N,DIM=N`` and ``VAR:DIM=N,…``: ``{dim: n}`` or ``{var: {dim: n}}``."""
-    plain: dict[str, int] = {}
-    named: dict[str, dict[str, int]] = {}
-    for item in items:
-        head, colon, rest = item.rpartition(":")
-        into = named.setdefault(head.strip(), {}) if colon else plain
-        for part in rest.split(","):
-            dim, equals, value = part.partition("=")
-            dim, value = dim.strip(), value.strip()
-            if not (dim and equals and _LENGTH.fullmatch(value)):
-                raise InvalidChunksError(
-                    f"{option} {item}: {part!r} is not DIM=N. Give a dim and a length, such as "
-                    "time=-1,lat=10; -1 is the whole dim."
-                )
-            if int(value) < 1 and int(value) != -1:
-                raise InvalidChunksError(
-                    f"{option} {item}: {dim}={value} is not possible; give a positive length, or "
-                    "-1 for the whole dim."
-                )
-            into[dim] = int(value)
-    if plain and named:
-        raise click.UsageError(
-            f"{option}: give lengths for all variables (DIM=N) or for each (VAR:DIM=N), not both"
-        )
-    return named or plain or None
 
 
 def request_of(out: Output, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -380,6 +263,8 @@ def request_of(out: Output, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     if what is not None and access is not None:
         raise click.UsageError("give --chunks, or --access or --whole, not both")
+    if encodings_of(given["encoding"]) and extends:
+        raise click.UsageError("--encoding: what DST has stays as it is stored; leave it out")
     request = {
         "what": what,
         "store": given["dst"],
@@ -391,32 +276,13 @@ def request_of(out: Output, given: Mapping[str, Any]) -> dict[str, Any]:
         "unpack": given["unpack"] or None,
         "resume": False if given["no_resume"] else None,
         "append_dim": given["append_dim"],
-        "region": _region(given["region"]),
+        "region": region_of(given["region"]),
         "scratch": given["scratch"],
         "engine": given["rechunk_engine"],
         "message": given["message"],
         **sizes_of(given["memory"], given["max_mem"]),
     }
     return {k: v for k, v in request.items() if v is not None or k == "what"}
-
-
-def _region(item: str | None) -> Any:
-    """Read ``DIM=A:B,DIM=A:B`` or ``auto``."""
-    if item is None or item == "auto":
-        return item
-    found: dict[str, Any] = {}
-    for part in item.split(","):
-        dim, equals, value = (word.strip() for word in part.partition("="))
-        start, colon, stop = value.partition(":")
-        if dim and equals and value == "auto":
-            found[dim] = value
-        elif dim and equals and colon and all(w == "" or w.isdigit() for w in (start, stop)):
-            found[dim] = slice(int(start) if start else None, int(stop) if stop else None)
-        else:
-            raise click.UsageError(
-                f"--region {part}: give DIM=START:STOP, such as time=0:24, DIM=auto, or auto"
-            )
-    return found
 
 
 def show(what: Mapping[str, Any] | str) -> None:

@@ -151,9 +151,9 @@ def verify(
     >>> xchunk.verify("maps.nc", "series.zarr")  # doctest: +SKIP
     """
     if isinstance(source, str | os.PathLike):
-        from xchunk.sources import open_source
+        from xchunk.named import open_named
 
-        source = open_source(source, storage_options=storage_options)
+        source = open_named(os.fspath(source), options=storage_options)
     chunking: Any = getattr(source, "chunking", None)
     if chunking is None:
         raise SourceError(

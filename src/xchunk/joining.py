@@ -27,7 +27,7 @@ from xchunk.lazy import chunk_lazily
 from xchunk.storage.joined import JoinedArray
 from xchunk.storage.layouts import read_layouts
 
-__all__ = ["Opened", "join_files"]
+__all__ = ["FindChunks", "Opened", "join_files"]
 
 #: Finds the chunks of each variable of a Dataset from their layouts.
 FindChunks: TypeAlias = Callable[

@@ -29,21 +29,40 @@ from xchunk.sources import open_source
 from xchunk.storage.layouts import read_layouts
 from xchunk.uses import by_position, group_edges
 
-__all__ = ["open_dataset"]
+__all__ = ["Wish", "open_dataset"]
 
 
 @dataclass(frozen=True)
-class _Wish:
+class Wish:
     """How the data will be used, and with what: all that decides the chunks."""
 
     access: Any
+    """The use, as a user says it; None: a scan."""
     memory: ByteSize | None
+    """The limit of one worker."""
     max_mem: ByteSize | None
+    """The bytes by which one worker may grow."""
     rates: Rates | None
+    """How fast the store and the codecs are."""
     pattern: Mapping[str, Any]
+    """More about the use."""
     notes: dict[str, type[Warning]] = field(default_factory=dict)
+    """What was noted while chunks were found, and the class of the warning."""
+
+    @classmethod
+    def scan(
+        cls, memory: ByteSize | None, max_mem: ByteSize | None, rates: Rates | None = None
+    ) -> Wish:
+        """Wish for nothing but to read all of it once."""
+        return cls(None, memory, max_mem, rates, {"groupby": None, "resample": None})
+
+    def tell(self, stacklevel: int = 2) -> None:
+        """Warn of what was noted while chunks were found."""
+        for said, kind in self.notes.items():
+            warnings.warn(said, kind, stacklevel=stacklevel + 1)
 
     def suggest(self, ds: xr.Dataset, layouts: Sequence[ArrayLayout]) -> Suggestion:
+        """Suggest chunks for one Dataset."""
         own = dict(self.pattern)
         groups = group_edges([ds], groupby=own.pop("groupby"), resample=own.pop("resample"))
         return suggest_dataset(
@@ -69,7 +88,7 @@ class _Wish:
         staged = [v for v in suggestion.variables.values() if v.action == "stage"]
         self.notes.update((_staged(v, suggestion), ExcessiveIOWarning) for v in staged)
         if any(v.lazy_chunks is None for v in staged):
-            scan = _Wish(None, self.memory, self.max_mem, self.rates, _NO_PATTERN)
+            scan = Wish.scan(self.memory, self.max_mem, self.rates)
             spare = scan.suggest(ds, layouts).lazy_chunks
         else:
             spare = {}
@@ -78,9 +97,6 @@ class _Wish:
             for name, v in suggestion.variables.items()
             if v.action != "load"
         }
-
-
-_NO_PATTERN: Mapping[str, Any] = {"groupby": None, "resample": None}
 
 
 def _staged(v: VariableSuggestion, suggestion: Suggestion) -> str:
@@ -174,7 +190,7 @@ def open_dataset(
             f"xr.open_dataset(…, chunks={open_kwargs['chunks']!r})."
         )
     pattern = {"reduce": reduce, "rolling": rolling, "groupby": groupby, "resample": resample}
-    wish = _Wish(access, memory, max_mem, rates, pattern)
+    wish = Wish(access, memory, max_mem, rates, pattern)
     names = spell_out(src, storage_options)
 
     def opened(name: Any) -> xr.Dataset:
@@ -194,6 +210,5 @@ def open_dataset(
             join=join,
             preprocess=preprocess,
         )
-    for said, kind in wish.notes.items():
-        warnings.warn(said, kind, stacklevel=2)
+    wish.tell()
     return ds

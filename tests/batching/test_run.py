@@ -80,6 +80,62 @@ def test_each_source_gets_its_target(raw: Path, ran: list[str]) -> None:
     assert "xchunk plan" in log
 
 
+def tree(path: str, first: int = 0) -> None:
+    """A hierarchy with attributes, an inherited coordinate and a group without variables."""
+    x = xr.Dataset(coords={"x": [0.0, 0.5, 1.0, 1.5]}, attrs={"title": "all"})
+    steps = np.arange(first, first + 6)
+    ds = xr.Dataset({"v": (("t", "x"), np.outer(steps, range(4)) / 8)}, {"t": steps})
+    groups = {"/": x, "/a": ds, "/notes": xr.Dataset(attrs={"by": "me"}), "/a/b": ds[["v"]] * 2}
+    made = xr.DataTree.from_dict(groups)
+    Path(path).parent.mkdir(exist_ok=True)
+    if path.endswith(".nc"):
+        made.to_netcdf(path, engine="netcdf4")
+    else:
+        made.to_zarr(path, zarr_format=2)
+
+
+def test_whole_trees(ran: list[str]) -> None:
+    tree("trees/one.nc")
+    tree("trees/two.zarr")
+    job = {
+        "source": "trees/*", "target": "out/{stem}.zarr", "verify": True,
+        "chunks": {"/a": {"t": -1, "x": 2}, "a/b/v": {"x": 1}},
+        "encoding": {"a/b/v": {"dtype": "f4"}},
+    }  # fmt: skip
+    report = batch(job)
+    assert [(r.status, r.verified, r.message) for r in report] == [("done", True, "")] * 2
+    for name in ("one.nc", "two.zarr"):
+        with (
+            xr.open_datatree(f"trees/{name}", engine=None if name[-1] == "c" else "zarr") as source,
+            xr.open_datatree(f"out/{name[:3]}.zarr", engine="zarr", chunks={}) as out,
+        ):
+            assert out["a/v"].encoding["chunks"] == (6, 2)
+            assert out["a/b/v"].encoding["chunks"] == (6, 1)
+            assert out["a/b/v"].dtype == "f4"
+            assert out["notes"].attrs == {"by": "me"}
+            source["a/b/v"] = source["a/b/v"].astype("f4")
+            xr.testing.assert_identical(out.load(), source.load())
+    assert statuses(batch(job)) == ["skipped"] * 2
+    # as before, one group alone
+    alone = batch({**JOB, "source": "trees/*.nc", "target": "alone.zarr", "group": "a/b"})
+    assert statuses(alone) == ["done"]
+    assert set(xr.open_zarr("alone.zarr")) == {"v"}
+
+
+def test_trees_are_joined() -> None:
+    tree("trees/one.nc")
+    tree("trees/two.nc", first=6)
+    job = {"source": "trees/*.nc", "target": "out.zarr", "chunks": {"t": -1}, "joined": True,
+           "verify": True}  # fmt: skip
+    (result,) = batch(job)
+    assert (result.status, result.message) == ("done", "")
+    with xr.open_datatree("out.zarr", engine="zarr") as out:
+        assert out.attrs == {"title": "all"}
+        assert out["notes"].attrs == {"by": "me"}
+        assert out["a/b"].sizes == {"t": 12, "x": 4}
+        np.testing.assert_array_equal(out["a/b/v"], np.outer(range(12), range(4)) / 4)
+
+
 def test_what_is_done_is_skipped(raw: Path, ran: list[str]) -> None:
     batch()
     source("3.zarr")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from zarr.storage import LocalStore, MemoryStore
 
 import xchunk
-from xchunk.cli_options import access_of, pairs, sizes_of, spec_of
+from xchunk.cli_values import access_of, pairs, sizes_of, spec_of
 from xchunk.sources import open_source
 from xchunk.storage import lease as leases
 from xchunk.storage.journal import Header, Journal, committed_digest, digest_of

@@ -13,12 +13,10 @@ import dask
 import xarray as xr
 
 from xchunk._typing import ProgressLike
-from xchunk.batching.encodings import put_encodings
 from xchunk.batching.expand import Item
-from xchunk.binding import source_format
+from xchunk.encodings import put_encodings
 from xchunk.errors import XchunkWarning
-from xchunk.opening import open_dataset
-from xchunk.sources import open_source
+from xchunk.named import open_names
 from xchunk.storage.fingerprint import without_secrets
 
 __all__ = ["Made", "masked", "plan_item", "run_item", "verify_item"]
@@ -44,8 +42,8 @@ class Made:
 
 
 @contextmanager
-def _opened(item: Item, made: Made) -> Iterator[xr.Dataset]:
-    """Open an item's sources as one Dataset; note warnings, and leave nothing open."""
+def _opened(item: Item, made: Made) -> Iterator[Any]:
+    """Open an item's sources as a Dataset or DataTree; note warnings, leave nothing open."""
     options = item.options
     with ExitStack() as stack:
         heard = stack.enter_context(warnings.catch_warnings(record=True))
@@ -56,31 +54,24 @@ def _opened(item: Item, made: Made) -> Iterator[xr.Dataset]:
         try:
             ds = _open(item)
             stack.callback(ds.close)
-            zarr_format = options.zarr_format or source_format({"": ds})
-            put_encodings(ds, options.encoding, zarr_format)
+            put_encodings(ds, options.encoding, options.zarr_format)
             yield ds
         finally:
             made.notes += [" ".join(str(w.message).split()) for w in heard]
 
 
-def _open(item: Item) -> xr.Dataset:
+def _open(item: Item) -> xr.Dataset | xr.DataTree:
     options = item.options
-    where: dict[str, Any] = {
-        "engine": options.engine,
-        "group": options.group,
-        "storage_options": options.storage_options,
-    }
-    if not options.joined:
-        return open_source(item.sources[0], **where)
-    along = options.concat_dim
-    return open_dataset(
-        list(item.sources),
-        memory=options.memory,
-        max_mem=options.max_mem,
-        combine=options.combine,
-        concat_dim=list(along) if isinstance(along, tuple) else along,
-        **where,
-    )
+    how: dict[str, Any] = {}
+    if options.joined:
+        along = options.concat_dim
+        how = {
+            "combine": options.combine,
+            "concat_dim": list(along) if isinstance(along, tuple) else along,
+            "blocks": "fitting",
+            "sizes": {"memory": options.memory, "max_mem": options.max_mem},
+        }
+    return open_names(item.sources, options.group, options.engine, options.storage_options, **how)
 
 
 def _request(item: Item) -> dict[str, Any]:

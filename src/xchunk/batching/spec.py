@@ -11,6 +11,7 @@ from typing import Any
 
 from xchunk.batching.templates import ONLY_ONE, fields_of
 from xchunk.core.units import parse_bytes
+from xchunk.encodings import KEYS, nearest_key
 from xchunk.errors import InvalidChunksError, InvalidJobError
 
 __all__ = ["Job", "JobOptions", "parse_jobs"]
@@ -41,7 +42,7 @@ class JobOptions:
     engine: str | None = None
     """xarray's name of a backend; None: told by the content."""
     group: str | None = None
-    """Group within the source; None: the root."""
+    """Group within the source; None: all of them."""
     joined: bool = False
     """Whether all sources are joined into one target."""
     combine: str = "by_coords"
@@ -111,10 +112,6 @@ _SYNONYMS = {
     "store": "target",
 }
 _JOIN = ("by_coords", "nested")
-#: What may be said of one variable in ``encoding``.
-_ENCODING = (
-    "_FillValue", "add_offset", "calendar", "compressor", "dtype", "scale_factor", "units",
-)  # fmt: skip
 #: Of these a job has one; one that a job names takes the place of the other in the defaults.
 _EITHER = (("chunks", "access"), ("memory", "max_mem"))
 
@@ -349,11 +346,10 @@ def _encodings(value: Any) -> dict[str, dict[str, Any]]:
         if not isinstance(own, Mapping):
             raise _UnfitError('is not a table for each variable: { t2m = { dtype = "int16" } }.')
         for key in own:
-            if key not in _ENCODING:
-                nearest = get_close_matches(str(key), _ENCODING, n=1, cutoff=0.0)[0]
+            if key not in KEYS:
                 raise _UnfitError(
-                    f"names {key!r} for {name!r}; did you mean {nearest!r}? "
-                    f"Known here: {', '.join(_ENCODING)}."
+                    f"names {key!r} for {name!r}; did you mean {nearest_key(str(key))!r}? "
+                    f"Known here: {', '.join(KEYS)}."
                 )
     return {name: dict(own) for name, own in table.items()}
 

@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 
 from xchunk import cli
-from xchunk.cli_source import open_named
 from xchunk.errors import SourceError, XchunkWarning
+from xchunk.named import open_named
 
 
 @pytest.fixture
@@ -88,6 +88,15 @@ def test_groups_of_many_files(tree: str) -> None:
     assert isinstance(found, xr.DataTree)
     assert found["a"].sizes == {"time": 8, "x": 6}
     assert found["a/b/t"].values[7, 5] == 46
+
+
+def test_groups_that_not_all_files_have(tree: str) -> None:
+    xr.DataTree.from_dict({"/a": xr.Dataset({"t": (("time", "x"), np.ones((4, 6)))})}).to_netcdf(
+        "less.nc", engine="netcdf4"
+    )
+    with pytest.raises(SourceError, match="do not hold the same groups: a/b"):
+        open_named([tree, "less.nc"], concat_dim="time")
+    assert open_named([tree, "less.nc"], "a", concat_dim="time").sizes["time"] == 8
 
 
 def test_joined_files_are_rechunked_and_verified(
