@@ -262,7 +262,10 @@ def _format(name: str, heads: list[bytes]) -> str:
             f"{name}: is GRIB. Open it with engine='cfgrib', which the packages cfgrib and "
             "eccodes provide."
         )
-    raise SourceError(f"{name}: is not netCDF, HDF5 or zarr (it begins with {first!r}).")
+    hint = ""
+    if first.lstrip()[:1] == b"{":
+        hint = " References of kerchunk or VirtualiZarr are opened with engine='kerchunk'."
+    raise SourceError(f"{name}: is not netCDF, HDF5 or zarr (it begins with {first!r}).{hint}")
 
 
 def _engine(name: str, what: str, where: str) -> str:

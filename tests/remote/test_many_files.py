@@ -162,3 +162,64 @@ def test_references_of_kerchunk(tmp_path: Path) -> None:
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["zarr2", [1, 6, 8], "int16", [20, 6, 4]]
+
+
+VIRTUAL = """
+import json, os, sys, warnings
+warnings.simplefilter("ignore")
+import icechunk, numpy as np, xarray as xr, zarr, xchunk
+from obspec_utils.registry import ObjectStoreRegistry
+from obstore.store import LocalStore
+from virtualizarr import open_virtual_dataset
+from virtualizarr.parsers import HDFParser
+here = "file://" + os.getcwd() + "/"
+registry, parts, right = ObjectStoreRegistry({"file://": LocalStore()}), [], []
+for i in range(3):
+    values = (np.arange(20 * 6 * 8) % 999 + 1 + i).reshape(20, 6, 8) * 0.5
+    ds = xr.Dataset({"v": (("t", "y", "x"), values)}, {"t": np.arange(20) + 20 * i})
+    ds.to_netcdf(f"{i}.nc", engine="h5netcdf",
+                 encoding={"v": {"dtype": "i2", "scale_factor": 0.5, "chunksizes": (1, 6, 8)}})
+    parts.append(open_virtual_dataset(
+        f"{here}{i}.nc", registry=registry, parser=HDFParser(), loadable_variables=["t"]))
+    right.append(values)
+virtual = xr.concat(parts, "t", data_vars="minimal", coords="minimal", compat="override")
+if sys.argv[1] == "references":
+    virtual.vz.to_kerchunk("refs.json", format="json")
+    ds = xr.open_dataset("reference://", engine="zarr", chunks={}, backend_kwargs={
+        "storage_options": {"fo": "refs.json"}, "consolidated": False})
+elif sys.argv[1] == "icechunk":
+    config = icechunk.RepositoryConfig.default()
+    config.set_virtual_chunk_container(
+        icechunk.VirtualChunkContainer(here, icechunk.local_filesystem_store(os.getcwd())))
+    repo = icechunk.Repository.create(icechunk.local_filesystem_storage("repo"), config=config,
+                                      authorize_virtual_chunk_access={here: None})
+    session = repo.writable_session("main")
+    virtual.vz.to_icechunk(session.store)
+    session.commit("references")
+    ds = xr.open_zarr(repo.readonly_session("main").store, consolidated=False)
+else:
+    right = right[:1]
+    manifest = HDFParser()(url=f"{here}0.nc", registry=registry)
+    ds = xr.open_zarr(manifest, consolidated=False, zarr_format=3)
+layout = ds.chunking.layout()["v"]
+out = ds.chunking.apply({"t": -1, "x": 4}, store="out.zarr", progress=False, verify=True)
+found = zarr.open_group("out.zarr", mode="r")["v"]
+assert np.array_equal(out.v.values, np.concatenate(right))
+assert np.array_equal(out.t.values, np.arange(20 * len(right)))
+print(json.dumps([layout.format, list(layout.chunks), str(found.dtype), list(found.chunks)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "form", "steps"),
+    [("references", "zarr2", 60), ("icechunk", "zarr3", 60), ("manifest", "zarr3", 20)],
+)
+def test_references_of_virtualizarr(tmp_path: Path, kind: str, form: str, steps: int) -> None:
+    pytest.importorskip("virtualizarr")
+    pytest.importorskip("icechunk")
+    call = [sys.executable, "-c", VIRTUAL, kind]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    # packed as they are stored: the chunks are copied, and not their decoded values
+    assert json.loads(done.stdout) == [form, [1, 6, 8], "int16", [steps, 6, 4]]
