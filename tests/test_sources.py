@@ -118,7 +118,7 @@ def half(path: str) -> None:
         (lambda ds: Path("data").mkdir(), "not a zarr store"),
         (lambda ds: Path("data").write_bytes(b""), r"empty \(0 bytes\)"),
         (lambda ds: Path("data").write_text("hello"), "not netCDF, HDF5 or zarr"),
-        (lambda ds: Path("data").write_text("{\"version\": 1"), "engine='kerchunk'"),
+        (lambda ds: Path("data").write_text('{"version": 1'), "engine='kerchunk'"),
         (lambda ds: Path("data").write_bytes(b"GRIB" * 9), "GRIB.*cfgrib"),
         (lambda ds: (WRITERS["netcdf4"](ds, "data"), half("data")), "truncated"),
         (lambda ds: (WRITERS["classic"](ds, "data"), half("data")), "truncated.*promises"),
@@ -132,8 +132,8 @@ def half(path: str) -> None:
         ),
     ],
     ids=[
-        "missing", "folder", "empty", "text", "grib", "hdf5 cut", "cdf1 cut", "cdf5 cut",
-        "header cut", "zip cut", "array v3", "array v2",
+        "missing", "folder", "empty", "text", "references", "grib", "hdf5 cut", "cdf1 cut",
+        "cdf5 cut", "header cut", "zip cut", "array v3", "array v2",
     ],
 )  # fmt: skip
 def test_what_cannot_be_opened_gets_one_line(ds: xr.Dataset, make, said: str) -> None:
