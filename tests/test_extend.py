@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -374,6 +375,70 @@ def test_cleaning_takes_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
     zarr.open_array("s.zarr", path="t2m", mode="r+").resize((120, 20, 30))
     grown = zarr.open_array("s.zarr", path="t2m", mode="r")
     assert np.isnan(grown[90:]).all() or (grown[90:] == grown.fill_value).all()
+
+
+REGION = {"time": slice(35, 205), "lat": slice(2, 15)}
+KILLED = """
+import os, signal, sys
+import xarray as xr, xchunk, xchunk.engine.copy
+real, left = xchunk.engine.copy._copy, [int(sys.argv[1])]
+def copy(*given):
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    return real(*given)
+xchunk.engine.copy._copy = copy
+region = {"time": slice(35, 205), "lat": slice(2, 15)}
+xr.open_zarr("new.zarr").chunking.apply(
+    store="s.zarr", region=region, max_mem=int(sys.argv[2]), progress=False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("killed", "encoding"),
+    [
+        pytest.param(False, {"chunks": (30, 20, 30)}, id="failed"),
+        pytest.param(True, {"chunks": (30, 20, 30)}, id="killed", marks=pytest.mark.slow),
+        pytest.param(True, {"chunks": (15, 20, 30), "shards": (60, 20, 30)}, id="killed, sharded",
+                     marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_a_region_that_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, killed: bool, encoding: dict[str, Any]
+) -> None:
+    """It is in place, which is said before it starts; the same call finishes it."""
+    store = written("s.zarr", weather(0, 240), {"t2m": encoding})
+    part = weather(35, 205).isel(lat=slice(2, 15))[["t2m"]].drop_vars(["step", "lon"])
+    new = xr.open_zarr(written("new.zarr", part + 1000, {"t2m": {"chunks": (10, 13, 30)}}))
+    with pytest.raises(xchunk.MemoryBudgetError) as caught:
+        new.chunking.plan(store=store, region=REGION, max_mem=1000)
+    small = {"max_mem": caught.value.smallest}
+    plan = new.chunking.plan(store=store, region=REGION, **small)
+    assert any("in place, and not at once" in note for note in plan.notes)
+    if killed:
+        call = [sys.executable, "-c", KILLED, "2", str(small["max_mem"])]
+        assert subprocess.run(call, check=False).returncode == -signal.SIGKILL
+    else:
+        with monkeypatch.context() as patch:
+            failing(patch, 2)
+            with pytest.raises(xchunk.StageFailedError, match=r"region of .* may hold new values"):
+                new.chunking.apply(store=store, region=REGION, progress=False, **small)
+    old, wanted = weather(0, 240), weather(0, 240)
+    wanted.t2m[35:205, 2:15] += 1000
+    now = opened(store)
+    fresh = now.t2m.values == wanted.t2m.values
+    assert np.all(fresh | (now.t2m.values == old.t2m.values))
+    inside = fresh[35:205, 2:15]
+    assert inside.any()
+    assert not inside.all()
+    assert "in place" in str(xchunk.clean(store))
+    with pytest.raises(xchunk.ResumeMismatchError, match="unfinished"):
+        weather(240, 250).chunking.apply(store=store, append_dim="time", **QUIET)
+    plan = new.chunking.plan(store=store, region=REGION, **small)
+    assert any("not copied again" in note for note in plan.notes)
+    new.chunking.apply(store=store, region=REGION, progress=False, verify=True, **small)
+    assert opened(store).identical(wanted)
+    assert not (store / ".xchunk").exists()
 
 
 def test_a_store_without_consolidated_metadata(recwarn: pytest.WarningsRecorder) -> None:

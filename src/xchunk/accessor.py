@@ -155,8 +155,9 @@ class ChunkingAccessor(Asking[T]):
             The dim along which a store that is there is made longer by this. Its chunks,
             attributes and encodings stay; readers see the new length when all is written.
         region : mapping or "auto", optional
-            Where this is written in a store that is there: ``{"time": slice(0, 24)}``;
-            ``"auto"``, for all dims or for one, finds the place by the labels.
+            Where this is written in a store that is there, in place, so that readers may see old
+            and new values until it is done: ``{"time": slice(0, 24)}``; ``"auto"``, for all dims
+            or for one, finds the place by the labels.
         check_labels : bool
             Whether labels that the store has already, or that do not go on where it ends
             (``append_dim``), or that are others than the store's (``region``) are refused.

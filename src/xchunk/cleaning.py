@@ -153,7 +153,13 @@ def _words(site: Site, beside: Beside | None) -> str:
         "complete": "a complete store",
         "foreign": "nothing of xchunk's",
     }[state_of(site.store)]
-    if Extending.read(site.store) is not None:
+    record = Extending.read(site.store)
+    if record is not None and not record.grows:
+        return (
+            "a store of which a region was being written, in place: it may hold old and new "
+            "values side by side, until the same call has finished it"
+        )
+    if record is not None:
         return "a store to which something was being written; it holds what it held before"
     if state_of(site.store) == "unfinished" and _is_damaged(site.store):
         return (

@@ -208,7 +208,8 @@ target = options(
     click.option(
         "--region",
         metavar="DIM=A:B[,…]",
-        help="Write SRC into this part of DST, which is there; 'auto' finds it by the labels.",
+        help="Write SRC into this part of DST, which is there, in place; 'auto' finds it by the "
+        "labels.",
     ),
     click.option(
         "--scratch", type=place, metavar="STORE", help="Where scratch data go; into DST by default."

@@ -439,7 +439,7 @@ def _notes(existing: Existing, extensions: Mapping[str, Extension], ask: _Ask) -
             )
     elif not is_session(existing.store):
         notes.append(
-            "a region is written in place: who reads it meanwhile may see old and new values "
-            "side by side"
+            "a region is written in place, and not at once: who reads it meanwhile may see old "
+            "and new values side by side, and after a stop until the same call has finished it"
         )
     return notes

@@ -114,7 +114,9 @@ class BoundExtension(Rechunk):
                     self._copy_boxes(store, chains, report)
                     held.check()
                     self._commit(store)
-            except EncodingError:
+            except EncodingError as error:
+                if self._has_boxes() and not self._grows:
+                    error.add_note(self._mixed())
                 with suppress(Exception):
                     self._give_up()
                 raise
@@ -216,12 +218,17 @@ class BoundExtension(Rechunk):
 
     def _hint(self) -> str:
         place = describe(self.store)
-        if any(s.grows for e in self.extensions.values() for s in e.spans):
+        if self._grows:
             return (
                 f"{place} is read as before. What is written is kept: the same call goes on "
                 f"where it was. 'xchunk clean {place} --delete' deletes it."
             )
-        return (
-            f"A part of the region of {place} may hold new values. The same call goes on where "
-            "it was."
-        )
+        return f"{self._mixed()} The same call goes on where it was."
+
+    @property
+    def _grows(self) -> bool:
+        """Whether anything becomes longer; otherwise a region is written, in place."""
+        return any(s.grows for e in self.extensions.values() for s in e.spans)
+
+    def _mixed(self) -> str:
+        return f"A part of the region of {describe(self.store)} may hold new values."

@@ -61,6 +61,11 @@ class Extending:
         record = {"digest": self.digest, **documents}
         Workspace(store).create(target=target, extending=record)
 
+    @property
+    def grows(self) -> bool:
+        """Whether anything becomes longer; otherwise a region was being written, in place."""
+        return any(True for _ in _grown(self))
+
     def is_committed(self, store: Store) -> bool:
         """Tell whether everybody sees the new length already."""
         changed = {k: v for k, v in self.new.items() if v != self.old.get(k)}
