@@ -21,7 +21,7 @@ from xchunk.errors import InvalidChunksError, MemoryBudgetError, StageFailedErro
 
 #: Little enough beside what every process and task take that the arrays go through scratch, on
 #: one thread.
-MEMORY = PROCESS_OVERHEAD + TASK_OVERHEAD + 1_000_000
+MEMORY = PROCESS_OVERHEAD + TASK_OVERHEAD + 500_000
 CHUNKS = {"time": -1, "lat": 15, "lon": 20}
 
 

@@ -24,6 +24,7 @@ from xchunk.engine.allocator import give_back, new_buffer, steady
 from xchunk.engine.inflight import in_flight, stop, with_patience
 from xchunk.errors import StageFailedError, XchunkError
 from xchunk.storage import zarr_io
+from xchunk.storage.chunk_files import ChunkFiles
 from xchunk.storage.icechunk import Written, own_fork, session_of
 from xchunk.storage.journal import BoxMarks
 from xchunk.storage.refs import StoredRef, ZarrRef
@@ -179,24 +180,27 @@ def _read(
 def _write(
     spec: StageSpec, i: int, region: tuple[slice, ...], values: NDArray[Any]
 ) -> int | Written:
-    _, target = _opened(spec)
+    _, opened = _opened(spec)
     own = None
     if spec.forked and spec.target is not None:
         own = own_fork(spec.target)
-        target = zarr_io.open_array(own.store, own.path, own.zarr_format, mode="r+")
-    if target is None:
+        opened = _open_target(own)
+    if opened is None:
         raise StageFailedError(f"{spec.label} has no target to write to")
+    target, files = opened
     if spec.to_scratch:
         # a piece of scratch that is missing has to mean that it is lost: none is left out
         bits = np.ascontiguousarray(values).view(scratch_dtype(spec.dtype))
-        zarr_io.write_units(target, region, bits.reshape(values.shape), fill=None)
+        zarr_io.write_units(target, region, bits.reshape(values.shape), fill=None, files=files)
     elif spec.target_origin is None:
-        zarr_io.write_units(target, region, values, fill=target.fill_value)
+        zarr_io.write_units(target, region, values, fill=target.fill_value, files=files)
     else:
         at = tuple(
             slice(r.start + o, r.stop + o) for r, o in zip(region, spec.target_origin, strict=True)
         )
-        zarr_io.write_units(target, at, values, fill=target.fill_value, delete_empty=True)
+        zarr_io.write_units(
+            target, at, values, fill=target.fill_value, delete_empty=True, files=files
+        )
     if spec.marks is not None:
         spec.marks.put(i)
     return int(values.nbytes) if own is None else Written(values.nbytes, session_of(own.store))
@@ -260,7 +264,8 @@ class _Buffers:
 _buffers = _Buffers()
 _lock = threading.Lock()
 # in quotes: zarr 3.1.0 to 3.1.3 have no generic arrays at run time
-_Opened: TypeAlias = "tuple[StoredArray | None, zarr.Array[Any] | None]"
+_Target: TypeAlias = "tuple[zarr.Array[Any], ChunkFiles | None]"
+_Opened: TypeAlias = "tuple[StoredArray | None, _Target | None]"
 _open: dict[tuple[str, str], _Opened] = {}
 _slots: dict[tuple[str, str], threading.BoundedSemaphore] = {}
 
@@ -270,14 +275,14 @@ def _opened(spec: StageSpec) -> _Opened:
     with _lock:
         if key not in _open:
             source = None if spec.source is None else open_stored(spec.source)
-            to = spec.target
-            target = (
-                None
-                if to is None
-                else zarr_io.open_array(to.store, to.path, to.zarr_format, mode="r+")
-            )
+            target = None if spec.target is None else _open_target(spec.target)
             _open[key] = source, target
         return _open[key]
+
+
+def _open_target(ref: ZarrRef) -> _Target:
+    array = zarr_io.open_array(ref.store, ref.path, ref.zarr_format, mode="r+")
+    return array, ChunkFiles.of(array)
 
 
 def _slot(spec: StageSpec) -> threading.BoundedSemaphore:

@@ -18,6 +18,7 @@ from xchunk.core.grid import slabs
 from xchunk.errors import SourceError
 from xchunk.storage import zarr_io
 from xchunk.storage.chunk_cache import small_default_cache
+from xchunk.storage.chunk_files import ChunkFiles
 from xchunk.storage.ranges import refuse_without_ranges
 from xchunk.storage.refs import FileRef, SplicedRef, StoredRef, ZarrRef
 
@@ -88,12 +89,16 @@ class _ZarrStored:
         if self.array.shards is not None:
             refuse_without_ranges(ref.store, f"{ref.path}/zarr.json".lstrip("/"))
         self.info = _zarr_info(self.array)
+        self._files = ChunkFiles.of(self.array)
 
     def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
         if out is None:
             shape = tuple(r.stop - r.start for r in region)
             out = np.empty(shape, dtype=self.info.dtype)
-        zarr_io.read_into(self.array, region, out)
+        if self._files is not None and out.dtype == self.info.dtype:
+            self._files.read(region, out)
+        else:
+            zarr_io.read_into(self.array, region, out)
         return out
 
 

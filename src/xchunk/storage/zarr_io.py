@@ -30,6 +30,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer, NDBuffer, buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
+from xchunk.storage.chunk_files import ChunkFiles
 from xchunk.storage.in_thread import is_free, run_here
 from xchunk.storage.unpublished import Unpublished
 
@@ -166,8 +167,15 @@ def _reading(
     return reading
 
 
-def _write(array: zarr.Array[Any], region: tuple[slice, ...], values: NDArray[Any]) -> None:
-    if _may_run_here(array):
+def _write(
+    array: zarr.Array[Any],
+    region: tuple[slice, ...],
+    values: NDArray[Any],
+    files: ChunkFiles | None,
+) -> None:
+    if files is not None and values.dtype == array.dtype and files.takes(region):
+        files.write(region, values)
+    elif _may_run_here(array):
         run_here(array.async_array.setitem(region, values))
     else:
         array[region] = values
@@ -180,11 +188,13 @@ def write_units(
     fill: Any,
     *,
     delete_empty: bool = False,
+    files: ChunkFiles | None = None,
 ) -> int:
     """Write a region made of whole write units; return how many units were written.
 
     Units that hold nothing but the bits of the fill value are left out, so that what was
     missing in the source stays missing in the target; or deleted, where they may be there.
+    Where the files of the array's chunks are given, they are written the short way.
     """
     if not array.ndim:
         array[()] = values
@@ -194,7 +204,7 @@ def write_units(
     heads = values[tuple(slice(None, None, u) for u in unit)]
     suspects = _equals_fill(heads, fill)
     if not suspects.any():
-        _write(array, tuple(region), values)
+        _write(array, tuple(region), values, files)
         return heads.size
     written = 0
     for index in np.ndindex(*heads.shape):
@@ -212,7 +222,7 @@ def write_units(
         place = tuple(
             slice(r.start + s.start, r.start + s.stop) for r, s in zip(region, local, strict=True)
         )
-        _write(array, place, part)
+        _write(array, place, part, files)
         written += 1
     return written
 

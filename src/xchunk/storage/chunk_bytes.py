@@ -1,0 +1,202 @@
+"""From the bytes of one stored chunk to its values and back, for the codecs that nearly all use.
+
+zarr's codec pipeline handles every chain of codecs. For the plain ones (values as they lie in
+memory, one compressor of numcodecs at the most, a checksum at the most) the way can be shorter:
+a chunk is decoded straight into the place of its values, and a checksum is written behind the
+bytes rather than appended to a copy of them. What comes out is the same, to the byte.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numcodecs
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+__all__ = ["ChunkBytes"]
+
+#: Bytes of a checksum, behind those that it is of.
+_CHECKSUM = 4
+#: Kinds of dtypes whose values are stored as they lie in memory.
+_PLAIN_KINDS = "biufcmMV"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+#: Bytes of a zstd frame's header, at most.
+_ZSTD_HEADER = 18
+_BLOSC_HEADER = 16
+
+
+@dataclass(frozen=True)
+class ChunkBytes:
+    """How the chunks of one array are encoded."""
+
+    compressor: Any = None
+    """The codec of numcodecs; None: not compressed."""
+    checksum: bool = False
+    """Whether a crc32c is behind the bytes."""
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> ChunkBytes | None:
+        """Return how an array is encoded; None where it is not plain."""
+        dtype = np.dtype(array.dtype)
+        plain = dtype.kind in _PLAIN_KINDS and dtype.isnative and dtype.names is None
+        if not plain or dtype.itemsize == 0 or tuple(array.filters):
+            return None
+        if array.metadata.zarr_format == 2:
+            return _of_v2(array, dtype)
+        return _of_v3(array, dtype)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the bytes are those of the values, but for a checksum."""
+        return self.compressor is None
+
+    def sum(self, encoded: NDArray[np.uint8], before: int = 0) -> int:
+        """Go on with the checksum of what came before; 0 where there is none."""
+        return int(google_crc32c.extend(before, encoded)) if self.checksum else 0
+
+    def tail(self, checksum: int) -> bytes:
+        """Return what is stored behind the encoded bytes."""
+        return checksum.to_bytes(_CHECKSUM, "little") if self.checksum else b""
+
+    @property
+    def tail_size(self) -> int:
+        """Bytes of what is stored behind the encoded bytes."""
+        return _CHECKSUM if self.checksum else 0
+
+    def encode(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        """Encode the contiguous values of a chunk, without the tail."""
+        if self.compressor is None:
+            return as_bytes(values)
+        return np.frombuffer(self.compressor.encode(_typed(values)), dtype=np.uint8)
+
+    def check(self, checksum: int, tail: bytes) -> None:
+        """Compare the checksum of a chunk's bytes with what is stored behind them.
+
+        Raises
+        ------
+        ValueError
+            If they do not match.
+        """
+        if self.tail(checksum) != tail:
+            raise ValueError(
+                "the stored checksum of a chunk and that of its bytes do not match: "
+                f"{tail.hex()} and {self.tail(checksum).hex()}"
+            )
+
+    def decode(self, stored: bytes, out: NDArray[np.uint8]) -> None:
+        """Decode a chunk, its tail included, into memory of exactly its size.
+
+        Raises
+        ------
+        ValueError
+            If the checksum does not match, or the chunk has another size.
+        """
+        raw = np.frombuffer(stored, dtype=np.uint8)
+        body = raw[: len(raw) - self.tail_size]
+        self.check(self.sum(body), stored[len(body) :])
+        if self.compressor is None:
+            decoded = body
+        elif _is_cut(self.compressor.codec_id, stored):
+            raise ValueError(f"a chunk ends after {len(body)} bytes, before its own end: it is cut")
+        elif _decoded_size(self.compressor.codec_id, stored) == out.nbytes:
+            self.compressor.decode(body, out=out)
+            return
+        else:
+            decoded = np.frombuffer(self.compressor.decode(body), dtype=np.uint8)
+        if decoded.nbytes != out.nbytes:
+            raise ValueError(
+                f"a chunk has {decoded.nbytes} bytes where {out.nbytes} are due: it is damaged"
+            )
+        out[...] = decoded
+
+
+def as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """View contiguous values as their bytes."""
+    return values.reshape(-1).view(np.uint8)
+
+
+def _of_v2(array: Any, dtype: np.dtype[Any]) -> ChunkBytes | None:
+    if array.metadata.order != "C":
+        return None
+    compressors = tuple(array.compressors)
+    if not compressors:
+        return ChunkBytes()
+    known = type(compressors[0]) in (numcodecs.Zstd, numcodecs.GZip, numcodecs.Zlib)
+    if known or (type(compressors[0]) is numcodecs.Blosc and _is_word(dtype)):
+        return ChunkBytes(compressors[0])
+    return None
+
+
+def _of_v3(array: Any, dtype: np.dtype[Any]) -> ChunkBytes | None:
+    serializer, *others = (c.to_dict() for c in (array.serializer, *array.compressors))
+    endian = serializer.get("configuration", {}).get("endian", sys.byteorder)
+    if serializer["name"] != "bytes" or endian != sys.byteorder:
+        return None
+    checksum = bool(others) and others[-1]["name"] == "crc32c"
+    if checksum:
+        others.pop()
+    if len(others) > 1:
+        return None
+    if not others:
+        return ChunkBytes(None, checksum)
+    compressor = _compressor(others[0]["name"], others[0].get("configuration", {}), dtype)
+    return None if compressor is None else ChunkBytes(compressor, checksum)
+
+
+def _compressor(name: str, how: dict[str, Any], dtype: np.dtype[Any]) -> Any:
+    if name == "zstd":
+        return numcodecs.Zstd(level=how["level"], checksum=how.get("checksum", False))
+    if name == "gzip":
+        return numcodecs.GZip(level=how["level"])
+    shuffles = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+    same_width = how.get("typesize") in (None, dtype.itemsize)
+    if name == "blosc" and _is_word(dtype) and same_width and how.get("shuffle") in shuffles:
+        return numcodecs.Blosc(
+            cname=how["cname"],
+            clevel=how["clevel"],
+            shuffle=shuffles[how["shuffle"]],
+            blocksize=how.get("blocksize", 0),
+        )
+    return None
+
+
+def _is_word(dtype: np.dtype[Any]) -> bool:
+    """Tell whether Blosc can be given values of this width, by which it shuffles."""
+    return dtype.itemsize in (1, 2, 4, 8)
+
+
+def _typed(values: NDArray[Any]) -> NDArray[Any]:
+    """View values as what a codec takes: not all dtypes have a buffer of their own."""
+    width = values.dtype.itemsize
+    return values.view(f"u{width}" if width in (1, 2, 4, 8) else np.uint8)
+
+
+def _is_cut(codec: str, stored: bytes) -> bool:
+    """Tell whether a chunk of Blosc is shorter than its header says, which Blosc does not check."""
+    return codec == "blosc" and (
+        len(stored) < _BLOSC_HEADER or int.from_bytes(stored[12:16], "little") > len(stored)
+    )
+
+
+def _decoded_size(codec: str, stored: bytes) -> int | None:
+    """Read from a chunk how many bytes it has when it is decoded; None where it does not say.
+
+    numcodecs decodes into memory that is too large without a word. The layouts are those of
+    RFC 8878, section 3.1.1.1, and of Blosc 1's header.
+    """
+    if codec == "blosc":
+        return int.from_bytes(stored[4:8], "little")
+    if codec != "zstd" or len(stored) < _ZSTD_HEADER or stored[:4] != _ZSTD_MAGIC:
+        return None
+    descriptor = stored[4]
+    single, flag = bool(descriptor & 0x20), descriptor >> 6
+    size = 0 if flag == 0 and not single else (1, 2, 4, 8)[flag]
+    if not size:
+        return None
+    start = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
+    return int.from_bytes(stored[start : start + size], "little") + (256 if size == 2 else 0)
