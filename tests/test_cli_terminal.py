@@ -198,7 +198,7 @@ def test_a_running_cluster(maps: str) -> None:
         n_workers=1,
         threads_per_worker=2,
         memory_limit="800MiB",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         processes=True,
     ) as cluster:
         address = cluster.scheduler_address

@@ -40,7 +40,7 @@ def child(jobs: str) -> None:
     import xchunk
 
     cluster = LocalCluster(
-        n_workers=2, threads_per_worker=1, memory_limit="1GiB", dashboard_address=None
+        n_workers=2, threads_per_worker=1, memory_limit="1GiB", dashboard_address="127.0.0.1:0"
     )
     with cluster, Client(cluster):
         report = xchunk.batch(jobs)

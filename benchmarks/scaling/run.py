@@ -46,7 +46,10 @@ def rechunk(source: Path, target: Path, workers: int, most: str) -> tuple[float,
 
     ds = xr.open_zarr(source)
     options = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": "1GB"}
-    with LocalCluster(dashboard_address=None, **options) as cluster, Client(cluster) as client:
+    with (
+        LocalCluster(dashboard_address="127.0.0.1:0", **options) as cluster,
+        Client(cluster) as client,
+    ):
         client.wait_for_workers(workers)
         # from here on the scheduler takes note of what each task takes
         client.get_task_stream()

@@ -63,7 +63,7 @@ def cell(workload: str, way: str, path: str) -> dict[str, Any]:
             n_workers=WORKERS,
             threads_per_worker=THREADS,
             memory_limit=LIMIT,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -163,7 +163,7 @@ def run_cluster(function: Any, ds: Any) -> dict[str, Any]:
     dask.config.set({"distributed.worker.memory.spill": False})
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, memory_limit="4GB", dashboard_address=None
+            n_workers=2, threads_per_worker=1, memory_limit="4GB", dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -145,7 +145,7 @@ def _started(workers: int, threads: int | None, memory: int | str) -> Iterator[A
                 threads_per_worker=threads or max(1, (os.cpu_count() or 1) // workers),
                 memory_limit=memory,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
                 preload=_DEAF,
             )

@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster
 import xchunk
 
 if __name__ == "__main__":
-    options = dict(threads_per_worker=1, memory_limit="1GiB", dashboard_address=None)
+    options = dict(threads_per_worker=1, memory_limit="1GiB", dashboard_address="127.0.0.1:0")
     with LocalCluster(n_workers=2, **options) as cluster, Client(cluster):
         report = xchunk.batch("jobs.toml")
     report.save("report.json")

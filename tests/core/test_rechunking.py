@@ -53,7 +53,7 @@ def test_p2p_takes_as_many_tasks_as_dask_makes(shape: tuple, before: tuple, afte
 
     with (
         LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster),
     ):

@@ -27,7 +27,7 @@ pytestmark = [
 def cluster_of(workers: int) -> Iterator[tuple[LocalCluster, Client]]:
     options: dict[str, Any] = {"n_workers": workers, "threads_per_worker": 1}
     with (
-        LocalCluster(memory_limit="400MB", dashboard_address=None, **options) as cluster,
+        LocalCluster(memory_limit="400MB", dashboard_address="127.0.0.1:0", **options) as cluster,
         Client(cluster) as client,
     ):
         yield cluster, client

@@ -291,7 +291,7 @@ def test_a_cluster_of_processes(s3: S3, folder: Path, library: Library) -> None:
     place.put(local, "maps.zarr")
     ds, to = place.open("maps.zarr"), place.target("series.zarr")
     options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "400MB"}
-    with LocalCluster(dashboard_address=None, **options) as cluster, Client(cluster):
+    with LocalCluster(dashboard_address="127.0.0.1:0", **options) as cluster, Client(cluster):
         out = ds.chunking.apply(WHAT, max_mem=enough(local), progress=False, verify=True, **to)
         xr.testing.assert_identical(out.load(), ds.load())
     check_bits(place, "series.zarr", local)

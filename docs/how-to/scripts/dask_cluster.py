@@ -42,7 +42,7 @@ def main() -> int:
             n_workers=given.workers,
             threads_per_worker=2,
             memory_limit=given.memory_limit,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
         ) as cluster,
         Client(cluster),
     ):
