@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +129,9 @@ def test_a_damaged_chunk_is_never_values(tmp_path: Path, how: tuple[int, str], d
     out = np.full(64, 7, dtype="f4")
     try:
         files.read([slice(0, 64)], out)
-    except (ValueError, RuntimeError, EOFError, OSError, zlib.error):
+    except ValueError as error:
+        assert str(chunk) in str(error)
+        assert "damaged" in str(error)
         return
     # what lies behind the end that some chunks tell of themselves is not read, and some codecs
     # do not look at their own checksum
@@ -149,7 +150,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path, name: str) -> None:
         changed = bytearray(stored)
         changed[place] ^= 1 << bit
         chunk.write_bytes(bytes(changed))
-        with pytest.raises((ValueError, RuntimeError)):
+        with pytest.raises(ValueError, match=r"checksum|decompressed"):
             files.read([slice(0, 16)], np.empty(16, dtype="u2"))
 
 

@@ -84,7 +84,7 @@ class ChunkBytes:
         """
         if self.tail(checksum) != tail:
             raise ValueError(
-                "the stored checksum of a chunk and that of its bytes do not match: "
+                "the stored checksum and that of the bytes do not match: "
                 f"{tail.hex()} and {self.tail(checksum).hex()}"
             )
 
@@ -102,16 +102,14 @@ class ChunkBytes:
         if self.compressor is None:
             decoded = body
         elif _is_cut(self.compressor.codec_id, stored):
-            raise ValueError(f"a chunk ends after {len(body)} bytes, before its own end: it is cut")
+            raise ValueError(f"it ends after {len(body)} bytes, before its own end")
         elif _decoded_size(self.compressor.codec_id, stored) == out.nbytes:
             self.compressor.decode(body, out=out)
             return
         else:
             decoded = np.frombuffer(self.compressor.decode(body), dtype=np.uint8)
         if decoded.nbytes != out.nbytes:
-            raise ValueError(
-                f"a chunk has {decoded.nbytes} bytes where {out.nbytes} are due: it is damaged"
-            )
+            raise ValueError(f"it holds {decoded.nbytes} bytes where {out.nbytes} are due")
         out[...] = decoded
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ __all__ = ["ChunkFiles"]
 
 #: What a store answers with "there is no such object".
 _MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+#: What the codecs of numcodecs say of bytes that are not theirs.
+_UNDECODABLE = (ValueError, RuntimeError, EOFError, OSError, zlib.error)
 #: Bytes that are gathered, summed and written together, or read and summed: they stay in the
 #: processor's cache from one of these steps to the next.
 _AT_ONCE = 512 * 1024
@@ -151,12 +154,17 @@ class ChunkFiles:
         except _MISSING:
             return False
         if not self.how.is_raw:
-            self.how.decode(stored, memory)
+            try:
+                self.how.decode(stored, memory)
+            except _UNDECODABLE as error:
+                raise ValueError(
+                    f"{self._path(parts)} cannot be decompressed: {error}. It is damaged."
+                ) from error
             return True
         if got != memory.nbytes or len(tail) != self.how.tail_size:
             raise ValueError(
                 f"{self._path(parts)} has {got + len(tail)} bytes where "
-                f"{memory.nbytes + self.how.tail_size} are due: it is damaged"
+                f"{memory.nbytes + self.how.tail_size} are due. It is damaged."
             )
         self.how.check(checksum, tail)
         return True
