@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import dask.array as da
 from dask.base import optimize as dask_optimize
+from dask.utils import key_split
 from zarr.abc.store import Store
 
 from xchunk._secrets import safe_cause
@@ -218,6 +219,16 @@ def _groups(chains: Sequence[Chain]) -> Iterable[list[Chain]]:
     yield from ([c] for c in chains if len(c.stages) > 1)
 
 
+def shown_whole(label: str) -> str:
+    """Spell a label so that dask's dashboard shows all of it.
+
+    The dashboard groups tasks by the words of their names, and drops all from the first one
+    with a digit in it: of ``xchunk-read-t2m`` it shows ``xchunk-read``. It takes one word as
+    it is, so that this becomes ``xchunk_read_t2m``.
+    """
+    return label if key_split(label) == label else label.replace("-", "_")
+
+
 def _graph(chains: Sequence[Chain], number: int) -> tuple[dict[Any, Any], dict[Any, str]]:
     """Build the graph of one stage; also return the keys of the boxes with their labels.
 
@@ -230,7 +241,7 @@ def _graph(chains: Sequence[Chain], number: int) -> tuple[dict[Any, Any], dict[A
         stage = chain.stages[number]
         shared = f"{stage.label}-spec-{stage.run}"
         graph[shared] = stage
-        name = f"{stage.label}-{stage.run}"
+        name = f"{shown_whole(stage.label)}-{stage.run}"
         boxes_left = chain.remaining(number)
         keys = [(name, i) for i in boxes_left]
         copying = stage.target is not None
