@@ -40,7 +40,9 @@ CASES = {
     "healthy": (HEALTHY, {}, "healthy"),
     "healthy cluster": (CLUSTER, {}, "healthy"),
     # recorded on a machine with ten times more work than processors
-    "busy machine": (HEALTHY, {"cpu": 4.5, "starved": 14.0, "gil": 0.26}, "healthy"),
+    "busy machine": (
+        HEALTHY, {"cpu": 4.5, "starved": 14.0, "crowded": 13.0, "gil": 0.26}, "healthy"
+    ),
     "workers lost": (CLUSTER, {"restarts": 2, "spill": 5.0}, "workers-lost"),
     "spilling": (CLUSTER, {"compute": 12.0, "spill": 5.0, "spilled": 10**9}, "spilling"),
     "spilling while sending": (CLUSTER, {"transfer": 8.0, "spilled": 3 * 10**9}, "spilling"),
@@ -88,6 +90,18 @@ CASES = {
     "interpreter": (
         HEALTHY, {"states": {"compute": 12.0, "blocked": 7.0}, "cpu": 10.4, "gil": 0.7}, "gil-bound"
     ),
+    # recorded with four times more work than processors; looks came late
+    "interpreter, busy machine": (
+        HEALTHY,
+        {"states": {"compute": 12.4}, "cpu": 3.9, "starved": 11.8, "crowded": 11.8, "gil": 0.63},
+        "gil-bound",
+    ),
+    "interpreter, hardly seen": (
+        HEALTHY, {"cpu": 3.9, "starved": 8.0, "crowded": 8.0, "gil": 0.22}, "gil-bound"
+    ),
+    "numpy, late looks": (
+        HEALTHY, {"cpu": 4.5, "starved": 14.0, "crowded": 13.0, "gil": 0.4}, "healthy"
+    ),
     "interpreter, one thread": (CLUSTER, {"cpu": 9.0, "gil": 0.9}, "healthy"),
     "idle": (
         HEALTHY,
@@ -124,8 +138,8 @@ def test_verdicts_do_not_depend_on_the_clock(name: str, factor: float) -> None:
     if expected == "too-many-tasks" and factor > 1:
         factor = 3.0  # a task of a quarter of a second is none that is tiny
     names = (
-        "elapsed", "compute", "handed", "transfer", "spill", "cpu", "starved", "longest", "usual",
-        "alone", "paused",
+        "elapsed", "compute", "handed", "transfer", "spill", "cpu", "starved", "crowded",
+        "longest", "usual", "alone", "paused",
     )  # fmt: skip
     scaled = {n: getattr(facts, n) * factor for n in names}
     states = {k: v * factor for k, v in facts.states.items()}
@@ -145,8 +159,17 @@ def test_a_probe_tells_what_a_file_hides() -> None:
 
 
 def test_a_busy_machine_is_told() -> None:
-    assert "the machine was busy" in str(diagnose(replace(HEALTHY, starved=9.0)))
-    assert "the machine was busy" not in str(diagnose(HEALTHY))
+    busy = diagnose(replace(HEALTHY, cpu=6.0, starved=12.0, crowded=12.0))
+    assert "for 67% of the time in which threads could have run" in str(busy)
+    assert busy.title == "healthy, on a busy machine"
+    assert busy.to_dict()["is_crowded"]
+    assert "share the processors" in busy.symptoms[0].means
+
+
+def test_threads_of_one_process_that_wait_for_each_other_make_no_busy_machine() -> None:
+    found = diagnose(replace(HEALTHY, cpu=18.0, starved=20.0, crowded=0.5))
+    assert found.title == "healthy"
+    assert found.notes == ()
 
 
 def spans(*times: tuple[int, float, float], action: str = "compute") -> tuple[Span, ...]:

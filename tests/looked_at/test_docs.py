@@ -45,3 +45,16 @@ def test_a_page_reads_well(eyes: Browser, page: Path) -> None:
 def test_there_are_pages() -> None:
     assert (Path(FOLDER) / "index.html").is_file()
     assert len(pages()) > 5
+
+
+def test_errors_that_are_shown_happen() -> None:
+    """A cell that is to fail may also succeed without a word, once what it asks for fits."""
+    docs = Path(__file__).parents[2] / "docs"
+    lost = []
+    for page in pages():
+        written = docs / page.relative_to(FOLDER).with_suffix(".md")
+        if written.is_file():
+            asked = written.read_text().count(":tags: [raises-exception]")
+            if page.read_text().count('class="output traceback') != asked:
+                lost.append(page.name)
+    assert lost == []

@@ -52,11 +52,18 @@ class Diagnosis:
     """At least one: where nothing is wrong, it is ``healthy``."""
     notes: tuple[str, ...] = ()
     """What else is to be known."""
+    is_crowded: bool = False
+    """Whether other processes had the processors for much of the time."""
 
     @property
     def verdict(self) -> SymptomName:
         """The name of the gravest symptom."""
         return self.symptoms[0].name
+
+    @property
+    def title(self) -> str:
+        """The verdict in words."""
+        return f"{self.verdict}, on a busy machine" if self.is_crowded else self.verdict
 
     def __str__(self) -> str:
         said = [f"{s.name}: {s.what} {s.means} {s.remedy}" for s in self.symptoms]
@@ -68,6 +75,7 @@ class Diagnosis:
         """Return the diagnosis as JSON types."""
         return {
             "verdict": self.verdict,
+            "is_crowded": self.is_crowded,
             "symptoms": [s.to_dict() for s in self.symptoms],
             "notes": list(self.notes),
         }

@@ -93,7 +93,9 @@ class Record:
     cpu: float = 0.0
     """Seconds of CPU time of the workers' processes."""
     starved: float = 0.0
-    """Seconds in which threads could have run, but other processes had the CPU."""
+    """Seconds in which threads could have run, but waited for a processor."""
+    crowded: float = 0.0
+    """Those of them in which other processes had it."""
     gil: float = 0.0
     """Part of the samples for which the interpreter's lock had to be waited for."""
     own: float = 0.0
@@ -144,7 +146,9 @@ class Facts:
     cpu: float = 0.0
     """Seconds of CPU time."""
     starved: float = 0.0
-    """Seconds in which other processes had the CPU."""
+    """Seconds in which threads could have run, but waited for a processor."""
+    crowded: float = 0.0
+    """Those of them in which other processes had it."""
     gil: float = 0.0
     """Part of the time for which the interpreter's lock was taken."""
     longest: float = 0.0
@@ -192,6 +196,12 @@ class Facts:
         """Seconds of the average task."""
         return max(self.compute, self.handed) / self.tasks if self.tasks else 0.0
 
+    @property
+    def taken(self) -> float:
+        """Part of the time in which threads could run, in which other processes ran instead."""
+        could = self.cpu + self.starved
+        return min(1.0, self.crowded / could) if could > 0 else 0.0
+
     def doing(self, *states: str) -> float:
         """Part of the tasks' time that their threads spent so; 0 where no sample was taken."""
         total = sum(self.states.values())
@@ -204,6 +214,7 @@ class Facts:
         return {
             **out,
             "idle": self.idle,
+            "taken": self.taken,
             "mean": self.mean,
             "states": dict(self.states),
             "rates": None if self.rates is None else self.rates.to_dict(),
@@ -236,6 +247,7 @@ def facts_of(record: Record, rates: MeasuredRates | None = None) -> Facts:
         states=dict(record.states),
         cpu=record.cpu,
         starved=record.starved,
+        crowded=record.crowded,
         gil=record.gil,
         longest=0.0 if longest is None else longest.seconds,
         longest_name="" if longest is None else longest.name,

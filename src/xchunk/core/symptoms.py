@@ -17,11 +17,18 @@ __all__ = ["diagnose"]
 #: Parts of the time from which on something is a symptom.
 _SPILL, _TRANSFER, _LOCK, _GIL, _READ, _IDLE, _ALONE = 0.03, 0.25, 0.2, 0.3, 0.45, 0.35, 0.3
 
+#: Part of the time in which threads could run, from which on others' running instead is told.
+_CROWDED = 0.25
+
 #: Processors that a process keeps busy, from which on its one thread for reading is the limit.
 _SATURATED = 0.7
 
 #: Tasks of a process that run at once, and the processors that they get if only one can.
 _AT_ONCE, _ONE = 1.4, 1.2
+
+#: Part of the tasks at once that a processor is wanted for, beyond which no lock holds them up;
+#: and for which part of the looks the lock is taken where processors are known to be waited for.
+_WANTED, _GIL_BUSY = 0.88, 0.2
 
 #: Seconds of a task below which the scheduler shows: dask itself takes about a millisecond.
 _TINY = 0.03
@@ -45,11 +52,12 @@ def diagnose(facts: Facts) -> Diagnosis:
     """
     if not facts.tasks:
         return Diagnosis((_NOTHING,), _notes(facts))
+    crowded = facts.taken > _CROWDED
     causes = [s for rule in _CAUSES if (s := rule(facts)) is not None]
     others = [s for rule in _RULES if (s := rule(facts)) is not None]
     others.sort(key=lambda s: -s.share)
     found = (*causes, *others) or (_rest(facts),)
-    return Diagnosis(tuple(found), _notes(facts))
+    return Diagnosis(tuple(found), _notes(facts), is_crowded=crowded)
 
 
 def _lost(f: Facts) -> Symptom | None:
@@ -222,10 +230,13 @@ def _lock(f: Facts) -> Symptom | None:
 def _gil(f: Facts) -> Symptom | None:
     share = f.doing("compute", "blocked")
     clock = max(1e-9, f.elapsed * f.workers)
-    at_once = sum(f.states.values()) / clock
-    if f.threads < 2 or f.gil < _GIL or share < _READ or at_once < _AT_ONCE:
+    # looks come late where the machine is busy, so that they count fewer threads than ran
+    at_once = max(sum(f.states.values()), f.compute) / clock
+    if f.threads < 2 or share < _READ or at_once < _AT_ONCE or f.cpu / clock > _ONE:
         return None
-    if f.cpu / clock > _ONE:
+    # tasks that wait for a processor do not wait for the lock, and looks see less of it then
+    wanted = (f.cpu + f.starved) / clock
+    if wanted > _WANTED * at_once or f.gil < (_GIL_BUSY if f.starved else _GIL):
         return None
     return Symptom(
         "gil-bound",
@@ -336,12 +347,21 @@ def _rest(f: Facts) -> Symptom:
             "Compute several results together, and look at the graph.",
             "dask.compute(one, two)    # not one after the other\nxchunk.graph(result)",
         )
+    means, remedy = (
+        "Most of it was computing: neither memory, nor transfers, nor the store held it up.",
+        "Nothing has to be changed. More processors would make it faster.",
+    )
+    if f.taken > _CROWDED:
+        means, remedy = (
+            "Nothing of its own held it up, but it had to share the processors.",
+            "Nothing has to be changed in it. It is quicker where nothing else runs.",
+        )
     return Symptom(
         "healthy",
         1 - f.idle,
         f"{used}, in {format_count(f.tasks)} tasks of {format_seconds(f.mean)} each.",
-        "Most of it was computing: neither memory, nor transfers, nor the store held it up.",
-        "Nothing has to be changed. More processors would make it faster.",
+        means,
+        remedy,
         "ds.chunking.graph()    # what would other chunks do?",
     )
 
@@ -358,11 +378,10 @@ _NOTHING = Symptom(
 
 def _notes(f: Facts) -> tuple[str, ...]:
     out = []
-    if f.total > 0 and f.starved > 0.25 * max(1e-9, sum(f.states.values())) and f.starved > 0.2:
+    if f.taken > _CROWDED:
         out.append(
-            f"Summed over threads, other processes had the CPU for {format_seconds(f.starved)} in "
-            "which this computation could have run: the machine was busy, and times are longer "
-            "than they would be."
+            f"The machine was busy: for {f.taken:.0%} of the time in which threads could have run, "
+            "other processes had the processors. Times are longer than they would be alone."
         )
     if f.rates is not None:
         out.append(f.rates.why)

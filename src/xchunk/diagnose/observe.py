@@ -218,6 +218,7 @@ def _local(tasks: _Tasks, sampled: Sampled | None) -> Record:
         # what building the graph took is not the tasks'
         cpu=seen.cpu if tasks.cpu is None else tasks.cpu[1] - tasks.cpu[0],
         starved=seen.starved,
+        crowded=seen.crowded,
         own=seen.own,
         gil=seen.late / seen.looks if seen.looks else 0.0,
     )

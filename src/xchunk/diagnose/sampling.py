@@ -34,7 +34,7 @@ _KEPT = 4_000
 #: Frames of a stack that are looked at, and seconds by which a late look shows a taken lock.
 _DEEPEST, _LATE = 200, 0.002
 
-_THREADS = Path("/proc/self/task")
+_THREADS, _MACHINE = Path("/proc/self/task"), Path("/proc/stat")
 
 
 @dataclass
@@ -51,6 +51,8 @@ class Sampled:
     """Seconds of CPU time."""
     starved: float = 0.0
     """Seconds in which threads waited for a processor."""
+    crowded: float = 0.0
+    """Those of them in which other processes had it."""
     looks: int = 0
     """Number of looks."""
     late: int = 0
@@ -75,7 +77,7 @@ class Sampler(threading.Thread):
         self.seen = Sampled(f"{os.uname().nodename}-{os.getpid()}", began=time.time())
         self._more = more
         self._ended = threading.Event()
-        self._cpu = time.process_time()
+        self._cpu, self._machine = time.process_time(), _machine()
         self._waits: dict[int, tuple[float, float]] = {}
         self._every = 1
 
@@ -87,6 +89,9 @@ class Sampler(threading.Thread):
         self.seen.cpu = time.process_time() - self._cpu
         self._look_at_waits()
         self.seen.starved = sum(last - first for first, last in self._waits.values())
+        # threads of one process also wait for each other
+        others = _machine() - self._machine - self.seen.cpu
+        self.seen.crowded = min(self.seen.starved, max(0.0, others))
         return self.seen
 
     def run(self) -> None:
@@ -173,6 +178,16 @@ def _waited(tid: int) -> float:
         return int((_THREADS / str(tid) / "schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
+
+
+def _machine() -> float:
+    """CPU-seconds of all processes since the start, stolen ones too; 0 where they are not told."""
+    try:
+        told = _MACHINE.read_text().partition("\n")[0].split()[1:9]
+        user, nice, system, _idle, _io, irq, softirq, stolen = map(int, told)
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + irq + softirq + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def _is_running(tid: int | None) -> bool:

@@ -205,10 +205,10 @@ class ClusterWatch:
         states: dict[str, float] = {}
         memory: list[MemorySample] = []
         looks = late = 0
-        cpu = starved = own = 0.0
+        cpu = starved = crowded = own = 0.0
         for sampled in seen:
             cpu, starved = cpu + sampled.cpu, starved + sampled.starved
-            own += sampled.own
+            crowded, own = crowded + sampled.crowded, own + sampled.own
             looks, late = looks + sampled.looks, late + sampled.late
             for state, seconds in sampled.states.items():
                 states[state] = states.get(state, 0.0) + seconds
@@ -230,6 +230,7 @@ class ClusterWatch:
             elapsed=max((s.stop for s in spans), default=0.0),
             cpu=cpu,
             starved=starved,
+            crowded=crowded,
             own=own,
             gil=late / looks if looks else 0.0,
             transferred=round(sum(c["transferred"] for c in counts.values())),

@@ -110,7 +110,7 @@ def _symptom(s: Symptom) -> list[str]:
 
 def diagnosis_text(d: Diagnosis) -> str:
     """Show what was found."""
-    lines = [f"xchunk diagnosis: {d.verdict}"]
+    lines = [f"xchunk diagnosis: {d.title}"]
     for s in d.symptoms:
         lines += _symptom(s)
     for note in d.notes:
@@ -123,7 +123,7 @@ def text(seen: Observation) -> str:
     if not seen.ended:
         return "xchunk observation: the block has not ended yet"
     record, f, d = seen.record, seen.facts, seen.explain()
-    lines = [sides(f"xchunk observation: {d.verdict}", format_seconds(f.elapsed))]
+    lines = [sides(f"xchunk observation: {d.title}", format_seconds(f.elapsed))]
     for name, value in _facts(record, f):
         lines += wrap(value, 22, f"    {name}")
     return "\n".join([*lines, *diagnosis_text(d).splitlines()[1:]])
@@ -143,7 +143,7 @@ def _found(d: Diagnosis) -> str:
 
 def diagnosis_html(d: Diagnosis, *, style: bool = True) -> str:
     """Show what was found."""
-    return card("xchunk diagnosis", [d.verdict], _found(d), style=style)
+    return card("xchunk diagnosis", [d.title], _found(d), style=style)
 
 
 def html(seen: Observation, *, style: bool = True) -> str:
@@ -152,7 +152,7 @@ def html(seen: Observation, *, style: bool = True) -> str:
         return card("xchunk observation", ["the block has not ended yet"], "", style=style)
     record, f, d = seen.record, seen.facts, seen.explain()
     body = pairs(_facts(record, f)) + _stream(record) + _memory(record) + _found(d)
-    return card("xchunk observation", [d.verdict, format_seconds(f.elapsed)], body, style=style)
+    return card("xchunk observation", [d.title, format_seconds(f.elapsed)], body, style=style)
 
 
 def _stream(record: Record) -> str:
