@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 __all__ = ["Diagnosis", "Symptom", "SymptomName"]
@@ -34,14 +34,7 @@ class Symptom:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the symptom as JSON types."""
-        return {
-            "name": self.name,
-            "share": self.share,
-            "what": self.what,
-            "means": self.means,
-            "remedy": self.remedy,
-            "code": self.code,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from xchunk.core.cost import Rates
@@ -79,15 +79,7 @@ class Layer:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the layer as JSON types."""
-        return {
-            "name": self.name,
-            "tasks": self.tasks,
-            "before": self.before,
-            "blocks": self.blocks,
-            "role": self.role,
-            "fan_in": self.fan_in,
-            "sentence": self.sentence,
-        }
+        return {**asdict(self), "sentence": self.sentence}
 
 
 def _blocks(n: int) -> str:
@@ -148,14 +140,7 @@ class ChunkSize:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON types."""
-        return {
-            "factor": self.factor,
-            "block": self.block,
-            "input_tasks": self.input_tasks,
-            "tasks": self.tasks,
-            "scheduling": self.scheduling,
-            "exact": self.exact,
-        }
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -195,22 +180,25 @@ class GraphReport:
     @property
     def input_tasks(self) -> int:
         """Tasks that read or make blocks."""
-        return sum(layer.tasks for layer in self.layers if layer.role in ("read", "create"))
+        return sum(layer.tasks for layer in self._of("read", "create"))
 
     @property
     def rechunks(self) -> tuple[Layer, ...]:
         """The layers that rechunk."""
-        return tuple(layer for layer in self.layers if layer.role == "rechunk")
+        return self._of("rechunk")
 
     @property
     def widens(self) -> tuple[Layer, ...]:
         """The layers with more blocks than those before them."""
-        return tuple(layer for layer in self.layers if layer.role == "widen")
+        return self._of("widen")
 
     @property
     def aggregates(self) -> tuple[Layer, ...]:
         """The layers with fewer blocks than those before them."""
-        return tuple(layer for layer in self.layers if layer.role == "aggregate")
+        return self._of("aggregate")
+
+    def _of(self, *roles: Role) -> tuple[Layer, ...]:
+        return tuple(layer for layer in self.layers if layer.role in roles)
 
     @property
     def nbytes_in(self) -> int | None:
