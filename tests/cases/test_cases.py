@@ -66,15 +66,19 @@ def test_two_tasks_write_one_shard(tmp_path: Path, rng: np.random.Generator) -> 
         lambda ds: ds.assign(v=ds.v.copy(data=ds.v.data * 2)),
         lambda ds: ds.isel(t=slice(2, 5)),
         lambda ds: ds.assign(v=(ds.v + 1).assign_attrs(ds.v.attrs)),
+        lambda ds: ds.assign(v=ds.v.copy(data=ds.v.data * 1j)),
+        lambda ds: ds.assign(v=ds.v.copy(data=ds.v.data.astype("U5"))),
     ],
-    ids=["data", "isel", "arithmetic"],
+    ids=["data", "isel", "arithmetic", "another kind", "strings"],
 )
+@pytest.mark.filterwarnings("ignore:not everything:xchunk.XchunkWarning")
 def test_encoding_survives_a_change_of_data(tmp_path: Path, change: Callable) -> None:
     ds = xr.Dataset({"v": (("t", "x"), np.arange(24.0).reshape(6, 4), {"units": "K"})})
     ds.to_zarr(tmp_path / "s.zarr", encoding={"v": {"chunks": (1, 4)}})
     changed = change(xr.open_zarr(tmp_path / "s.zarr"))
     out = changed.chunking.apply({"t": -1}, store=tmp_path / "t.zarr", verify=True, **QUIET)
     xr.testing.assert_equal(out.load(), changed.load())
+    assert out.v.dtype == changed.v.dtype
 
 
 def test_packed_ints_decoded_and_packed_again(tmp_path: Path) -> None:

@@ -367,6 +367,34 @@ def test_a_computed_source_resumes_by_its_graph(
     np.testing.assert_array_equal(out.v.values, opened(shared).v.values * 2)
 
 
+def test_what_is_computed_from_changed_stores_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dask names blocks by what is done to which place, not by what is stored there now."""
+    paths = [tmp_path / f"{i}.zarr" for i in range(2)]
+    for path in paths:
+        values = xr.Variable(("t", "x"), np.ones((4, 3)), encoding={"chunks": (2, 3)})
+        xr.Dataset({"v": values, "w": values * 2}).to_zarr(path)
+
+    def go() -> xr.Dataset:
+        ds = xr.open_mfdataset(paths, engine="zarr", combine="nested", concat_dim="t")
+        ds["w"] = ds.w + xr.open_zarr(paths[1]).w.isel(t=0)
+        return ds.chunking.apply({"t": -1}, store=tmp_path / "t.zarr", progress=False)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(xchunk.bound, "commit", lambda *_: 1 / 0)  # anything that fails
+        with pytest.raises(xchunk.StageFailedError, match="ZeroDivision"):
+            go()
+    time.sleep(0.01)
+    zarr.open_group(paths[1], mode="r+")["v"][0, 0] = 5
+    with pytest.raises(xchunk.ResumeMismatchError, match="v: source data differ") as e:
+        go()
+    assert "w: source" not in str(e.value)
+    zarr.open_group(paths[1], mode="r+")["w"][0, 0] = 5
+    with pytest.raises(xchunk.ResumeMismatchError, match="w: source data differ"):
+        go()
+
+
 def test_an_unfinished_header_holds_no_values(unfinished: Path) -> None:
     header = json.loads((unfinished / ".xchunk/journal/header.json").read_text())
     assert header["body"]["format"] == 1

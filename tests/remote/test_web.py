@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import xarray as xr
 import zarr
 
 import xchunk
+import xchunk.bound
 from remote.data import WHAT, enough, enough_for, maps
 from servers.web import has_nginx, nginx, without_ranges
 from xchunk.sources import open_source
@@ -64,6 +66,36 @@ def test_a_source_that_is_only_read(
     copy, source = zarr.open_group(target, mode="r"), zarr.open_group(local, mode="r")
     for name in ("v", "m", "t"):
         np.testing.assert_array_equal(copy[name][...], source[name][...])
+
+
+@pytest.mark.parametrize("through", ["fsspec", pytest.param("obstore", marks=pytest.mark.slow)])
+def test_a_source_that_is_written_anew_is_noticed(
+    site: str, folder: Path, tmp_path: Path, through: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder / f"anew-{through}.zarr"
+    array = zarr.create_group(place).create_array(
+        "v", shape=(200, 6), chunks=(2, 6), dtype="i4", dimension_names=("t", "x")
+    )
+    array[:150] = 1  # the rest is not there, and stays missing
+    zarr.consolidate_metadata(place)
+    target = tmp_path / "t.zarr"
+
+    def go() -> xr.Dataset:
+        ds = opened(f"{site}/{place.name}", through)
+        ds["w"] = ds.v * 2
+        return ds.chunking.apply({"t": -1, "x": 2}, store=target, progress=False)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(xchunk.bound, "commit", lambda *_: 1 / 0)
+        for _ in range(2):  # what did not change goes on
+            with pytest.raises(xchunk.StageFailedError, match="ZeroDivision"):
+                go()
+    written = list(place.rglob("c/*/0"))
+    array[:150] = 3
+    for path in written:  # nginx tells times in seconds
+        os.utime(path, (0, 1e9))
+    with pytest.raises(xchunk.ResumeMismatchError, match=r"v: source objects.*w: source data"):
+        go()
 
 
 def test_a_server_without_ranges(bare: str, folder: Path, tmp_path: Path) -> None:

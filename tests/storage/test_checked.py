@@ -18,6 +18,7 @@ import xchunk
 from xchunk.storage.checked import checked
 
 N = np.nan
+READ = {"source": "a.zarr", "preferred_chunks": {"x": 4}}
 PACKED = {"dtype": "i2", "scale_factor": 0.01, "add_offset": 5.0, "_FillValue": -32768}
 
 #: name: values, encoding, what is said; None: it is written.
@@ -65,6 +66,21 @@ CASES: dict[str, tuple[list[Any], dict[str, Any], str | None]] = {
     "negative scale": ([-1.0, 1.0], {"dtype": "i1", "scale_factor": -0.01}, None),
     "negative scale, beyond": ([-2.0, 1.0], {"dtype": "i1", "scale_factor": -0.01}, "-2.0 does"),
     "nothing": ([], PACKED, None),
+    # what a file was read with, while other values are shown
+    "integers left by a file": ([1.0, 2.4, 3.0], {"dtype": "i4", **READ}, "2.4 does not fit"),
+    "integers left by a file, whole": ([1.0, 2.0], {"dtype": "i4", **READ}, None),
+    "filled integers left by a file": (
+        [1.0, N, 2.5, 3.0],
+        {"dtype": "i4", "_FillValue": -1, **READ},
+        "2.5 does not fit",
+    ),
+    "as booleans": ([0, 2, 1], {"dtype": "bool"}, "2 does not fit"),
+    "as booleans that they are": ([0.0, 1.0], {"dtype": "bool"}, None),
+    "the real part": ([1 + 0j, 2 - 1j], {"dtype": "f8"}, "(2-1j) does not fit"),
+    "the real part is all": ([1 + 0j, complex(2, 0)], {"dtype": "f8"}, None),
+    "longer strings": (["ab", "abcd"], {"dtype": "<U3"}, "abcd does not fit"),
+    "longer bytes": ([b"ab", b"abcd"], {"dtype": "S3"}, "does not fit"),
+    "short strings": (["ab", "a"], {"dtype": "<U1"}, "ab does not fit"),
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import dask.array
@@ -34,12 +34,14 @@ from xarray import Variable
 from xchunk.storage._parts import Part, UntraceableError, assemble, pick
 from xchunk.storage._wrappers import known_decoder, lazy_part
 
-__all__ = ["part_of"]
+__all__ = ["held_by", "part_of"]
 
 Chunks: TypeAlias = tuple[tuple[int, ...], ...]
 
 _GETTERS = (getter, getter_nofancy, getter_inline)
 _GETITEMS = (getitem, operator.getitem)
+#: What a graph is full of, and no data.
+_PLAIN = (Alias, TaskRef, str, bytes, int, float, bool, slice, type(None), type(Ellipsis))
 
 
 def part_of(variable: Variable) -> Part:
@@ -49,6 +51,32 @@ def part_of(variable: Variable) -> Part:
     if part.shape != variable.shape:
         raise UntraceableError("a shape that is not the variable's")
     return part
+
+
+def held_by(array: dask.array.Array) -> Iterator[Any]:
+    """Yield what a graph holds besides tasks and keys: opened arrays, and values in memory."""
+    graph: Any = array.__dask_graph__()
+    layers = graph.layers.values() if type(graph) is HighLevelGraph else [graph]
+    for layer in layers:
+        if type(layer) is Blockwise:
+            found = [source for source, indices in layer.indices if indices is None]
+            stack: list[Any] = [layer.task, *found]
+        elif _is_p2p(layer):
+            continue
+        else:
+            stack = list(layer.values())
+        while stack:
+            node = stack.pop()
+            if isinstance(node, Task):  # lists and tuples of tasks are tasks, too
+                stack += [*node.args, *node.kwargs.values()]
+            elif type(node) is DataNode:
+                stack.append(node.value)
+            elif type(node) in (tuple, list):
+                stack += node
+            elif type(node) is dict:
+                stack += node.values()
+            elif not (type(node) in _PLAIN or callable(node)):
+                yield node
 
 
 class _Graph:

@@ -9,12 +9,14 @@ tracing off (see `xchunk.storage.trace`), never xchunk.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import zarr
 from dask.base import tokenize
+from xarray import Variable
 from xarray.backends.file_manager import CachingFileManager
 from xarray.backends.h5netcdf_ import H5NetCDFArrayWrapper, H5NetCDFStore
 from xarray.backends.netCDF4_ import NetCDF4ArrayWrapper, NetCDF4DataStore
@@ -50,7 +52,14 @@ from xchunk.storage._parts import (
 )
 from xchunk.storage.refs import FileRef, OneRef, ZarrRef
 
-__all__ = ["is_lazy", "known_decoder", "lazy_part", "reference", "resize_chunk_cache"]
+__all__ = [
+    "is_lazy",
+    "known_decoder",
+    "lazy_part",
+    "place_of",
+    "reference",
+    "resize_chunk_cache",
+]
 
 _TRANSPARENT = (MemoryCachedArray, CopyOnWriteArray, ImplicitToExplicitIndexingAdapter)
 _CONVERTERS = (BoolTypeArray, NativeEndiannessArray)
@@ -102,6 +111,34 @@ def reference(part: Part) -> tuple[OneRef, Any]:
         raise UntraceableError("a file that was opened in an unusual way")
     group = None if engine == "scipy" else store._group
     return FileRef(filename, engine, group, wrapper.variable_name), wrapper.dtype
+
+
+def place_of(array: Any) -> OneRef | np.ndarray[Any, Any] | None:
+    """Tell what the values of a lazy array are made from, whatever is done with them.
+
+    Returns
+    -------
+    FileRef, ZarrRef, array or None
+        Where they are stored; or the values themselves, where they are in memory; None where
+        it is neither.
+    """
+    if isinstance(array, Variable):
+        array = array._data
+    while not isinstance(array, np.ndarray) and hasattr(array, "array"):
+        array = array.array
+    if isinstance(array, np.ndarray):
+        return array
+    if type(array) is ZarrArrayWrapper:
+        array = array._array
+    if type(array) is zarr.Array:
+        return ZarrRef(array.store, array.path, array.metadata.zarr_format)
+    if type(array) not in _BACKENDS:
+        return None
+    engine, _ = _BACKENDS[type(array)]
+    filename = getattr(array.datastore._manager, "_args", (None,))[0]
+    if not isinstance(filename, str | os.PathLike):
+        return None
+    return FileRef(os.fspath(filename), engine, None, array.variable_name)
 
 
 def is_lazy(variable: Any) -> bool:

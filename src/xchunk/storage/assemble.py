@@ -23,6 +23,7 @@ from xchunk.storage.checked import checked
 from xchunk.storage.codecs import target_codecs
 from xchunk.storage.refs import OneRef, StoredRef, Traced
 from xchunk.storage.roots import as_all_are_stored
+from xchunk.storage.stale import without_stale
 from xchunk.storage.stored import StoredInfo, close_files, open_stored
 from xchunk.storage.trace import trace
 from xchunk.storage.twins import Neighbours, find_twin
@@ -284,6 +285,7 @@ def _encoder_takes_format() -> bool:
 
 
 def _computed(name: str, group: str, variable: xr.Variable, zarr_format: int) -> Assembled:
+    variable, stale = without_stale(variable)
     variable, mixed = as_all_are_stored(variable)
     kwargs: dict[str, Any] = {"zarr_format": zarr_format} if _encoder_takes_format() else {}
     try:
@@ -308,7 +310,7 @@ def _computed(name: str, group: str, variable: xr.Variable, zarr_format: int) ->
         attrs=dict(encoded.attrs),
         encoding=own,
         variable=encoded,
-        notes=(*mixed, *notes),
+        notes=(*stale, *mixed, *notes),
     )
 
 

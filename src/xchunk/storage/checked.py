@@ -7,6 +7,8 @@ NaN. xarray says nothing of it.
 
 The least and the greatest value of a block are encoded and decoded by xarray itself: packing
 is monotone, so if these two survive, all between them do. That costs two passes over a block.
+What is no packing, but another kind of value (strings that are cut off, numbers as booleans, floats
+as the integers that other data were), is compared value by value.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from xarray.backends.zarr import encode_zarr_variable
 from xarray.conventions import decode_cf_variable
 
 from xchunk.errors import EncodingError
+from xchunk.storage.stale import is_left
 
 __all__ = ["Check", "checked"]
 
@@ -43,6 +46,8 @@ class Check:
     """The keys of its encoding that change values."""
     attrs: Mapping[str, Any]
     """The attributes of the variable that change how it is encoded."""
+    exact: bool = False
+    """Whether each value has to be the same once it is cast back: nothing is packed."""
 
     def __call__(self, encoded: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
         """Check one block and hand it on.
@@ -54,6 +59,10 @@ class Check:
         """
         if not values.size:
             return encoded
+        if self.exact:
+            self._compare(encoded, values)
+            if values.dtype.kind not in "iuf" or encoded.dtype.kind not in "iuf":
+                return encoded
         extremes, gaps = _extremes(values)
         packed, back = self._there_and_back(extremes)
         for value, found in zip(extremes, back, strict=True):
@@ -69,6 +78,17 @@ class Check:
                     f"{self._remedy()}"
                 )
         return encoded
+
+    def _compare(self, encoded: NDArray[Any], values: NDArray[Any]) -> None:
+        for stored, part in zip(_parts(encoded), _parts(values), strict=True):
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                back = stored.astype(part.dtype)
+            # what is missing is looked at besides
+            wrong = np.asarray((part != back) & (part == part))  # noqa: PLR0124
+            if wrong.any():
+                at = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+                raise self._error(part[at], back[at], encoded.dtype)
 
     def _there_and_back(self, values: NDArray[Any]) -> tuple[xr.Variable, NDArray[Any]]:
         small = xr.Variable("value", values, dict(self.attrs), dict(self.encoding))
@@ -105,7 +125,7 @@ class Check:
         return None if np.isnan(fill) else fill
 
     def _error(self, value: Any, found: Any, dtype: np.dtype[Any]) -> EncodingError:
-        if np.isnan(value):
+        if value != value:  # noqa: PLR0124 - NaN, of numbers and nothing else
             said = f"NaN would read back as {found!s}, since there is no _FillValue for it"
             if any(self.encoding.get(key) is not None for key in _FILLS):
                 said = f"NaN would read back as {found!s}, since {dtype} cannot hold the _FillValue"
@@ -148,7 +168,7 @@ def checked(variable: xr.Variable, encoded: xr.Variable, name: str) -> xr.Variab
     encoding = {k: variable.encoding[k] for k in _PACKING if variable.encoding.get(k) is not None}
     # of the attributes only these change how values are encoded
     attrs = {k: variable.attrs[k] for k in ("units",) if k in variable.attrs}
-    check = Check(name, encoding, attrs)
+    check = Check(name, encoding, attrs, exact=_has_to_be_exact(variable, encoded))
     if encoded.chunks is None or variable.chunks is None:
         check(np.asarray(encoded.data), np.asarray(variable.data))
         return encoded
@@ -163,7 +183,25 @@ def checked(variable: xr.Variable, encoded: xr.Variable, name: str) -> xr.Variab
     return encoded.copy(data=data)
 
 
+def _has_to_be_exact(variable: xr.Variable, encoded: xr.Variable) -> bool:
+    """Tell whether values are cast to another kind, which is no packing and not asked for."""
+    ours, theirs = variable.dtype, encoded.dtype
+    if variable.shape != encoded.shape or ours == theirs:
+        return False
+    if ours.kind in "SU" and theirs.kind == ours.kind:
+        return bool(theirs.itemsize < ours.itemsize)
+    if theirs.kind == "b":
+        return ours.kind in "iufc"
+    if ours.kind == "c":
+        return theirs.kind in "iufc" and bool(theirs.itemsize < ours.itemsize)
+    packed = any(variable.encoding.get(k) is not None for k in ("scale_factor", "add_offset"))
+    as_integers = ours.kind == "f" and theirs.kind in "iu" and not packed
+    return as_integers and is_left(variable.encoding)
+
+
 def _may_lose(variable: xr.Variable, encoded: xr.Variable) -> bool:
+    if _has_to_be_exact(variable, encoded):
+        return True
     if variable.dtype.kind not in "iuf" or encoded.dtype.kind not in "iuf":
         return False
     if variable.shape != encoded.shape:

@@ -17,13 +17,16 @@ import numpy as np
 from xchunk._secrets import without_secrets
 from xchunk.storage.assemble import Assembled
 from xchunk.storage.refs import FileRef, SplicedRef, ZarrRef
-from xchunk.storage.stamps import stamp_of_objects
+from xchunk.storage.roots import made_from
+from xchunk.storage.stamps import stamp_of_file, stamp_of_objects
 from xchunk.storage.stores import describe, local_path
 from xchunk.storage.zarr_io import get_key
 
 __all__ = ["source_facts", "without_secrets"]
 
 _DOCUMENTS = ("zarr.json", ".zarray", ".zattrs")
+#: Arrays in remote stores, of those that one variable is computed from, whose objects are listed.
+_MOST_REMOTE = 100
 #: Files of an array whose size and time are looked at; of larger arrays only the folders'.
 _MOST_FILES = 50_000
 
@@ -37,7 +40,8 @@ def source_facts(one: Assembled) -> dict[str, Any]:
     }
     if one.ref is None:
         data = None if one.variable is None else one.variable.data
-        return {"kind": "computed", "graph": str(getattr(data, "name", "")), **facts}
+        facts |= {"kind": "computed", "graph": str(getattr(data, "name", ""))}
+        return facts if data is None else facts | {"data": _data_digest(data)}
     if one.info is not None:
         facts |= {
             "chunks": json.loads(json.dumps(one.info.chunks)),
@@ -50,6 +54,26 @@ def source_facts(one: Assembled) -> dict[str, Any]:
     if isinstance(ref, ZarrRef):
         return {"kind": "zarr", **facts, **_zarr_facts(ref)}
     return {"kind": "file", **facts, **_file_facts(ref)}
+
+
+def _data_digest(data: Any) -> str:
+    """Digest what computed values are made from: what is stored as it is now, and what is not."""
+    refs, tokens = made_from(data)
+    state = hashlib.sha256("\0".join(tokens).encode())
+    remote = [r for r in refs if isinstance(r, ZarrRef) and local_path(r.store) is None]
+    left_out = set(map(id, remote[_MOST_REMOTE:]))
+    stamps = []
+    for ref in refs:
+        if isinstance(ref, FileRef):
+            about = _file_facts(ref)
+            stamps.append([about["file"], about.get("size"), about.get("changed")])
+        elif id(ref) not in left_out:
+            about = _zarr_stamp(ref)
+            stamps.append([about["store"], ref.path, about.get("files"), about.get("objects")])
+    # several handles of one store say the same
+    for line in sorted({json.dumps(stamp) for stamp in stamps}):
+        state.update(line.encode())
+    return state.hexdigest()
 
 
 def _dtype(dtype: np.dtype[Any]) -> str:
@@ -72,16 +96,17 @@ def _digest(value: Any) -> str:
 def _zarr_facts(ref: ZarrRef) -> dict[str, Any]:
     prefix = f"{ref.path}/" if ref.path else ""
     documents = [get_key(ref.store, f"{prefix}{name}") or b"" for name in _DOCUMENTS]
-    facts: dict[str, Any] = {
-        "store": without_secrets(describe(ref.store)),
-        "path": ref.path,
-        "metadata": hashlib.sha256(b"\0".join(documents)).hexdigest(),
-    }
+    metadata = hashlib.sha256(b"\0".join(documents)).hexdigest()
+    return {"path": ref.path, "metadata": metadata, **_zarr_stamp(ref)}
+
+
+def _zarr_stamp(ref: ZarrRef) -> dict[str, Any]:
+    facts: dict[str, Any] = {"store": without_secrets(describe(ref.store))}
     root = local_path(ref.store)
     if root is not None:
         facts["store"] = str(root.resolve())
         facts["files"] = _stamp_of_files(root / ref.path)
-    elif (stamp := stamp_of_objects(ref.store, ref.path)) is not None:
+    elif (stamp := stamp_of_objects(ref)) is not None:
         facts["objects"] = stamp
     return facts
 
@@ -96,6 +121,9 @@ def _file_facts(ref: FileRef) -> dict[str, Any]:
     if path is not None and path.exists():
         stat = path.stat()
         facts |= {"file": str(path.resolve()), "size": stat.st_size, "changed": stat.st_mtime_ns}
+    elif path is None and ref.engine == "h5netcdf":
+        # netCDF's own URLs may be those of servers that compute what is asked for
+        facts |= {"changed": stamp_of_file(ref.filename)}
     return facts
 
 

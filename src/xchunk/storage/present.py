@@ -111,7 +111,9 @@ def _lists_all(store: Store) -> bool:
         return True
     protocols = getattr(getattr(store, "fs", None), "protocol", ())
     names = {protocols} if isinstance(protocols, str) else set(protocols)
-    return bool(names & _LISTING) or type(store).__name__ == "ObjectStore"
+    if type(store).__name__ == "ObjectStore":
+        return type(getattr(store, "store", None)).__name__ != "HTTPStore"
+    return bool(names & _LISTING)
 
 
 def _grid(array: Any) -> Grid | None:

@@ -7,20 +7,20 @@ whether all were stored alike.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 
-__all__ = ["as_all_are_stored", "is_mixed"]
+from xchunk.storage.joined import JoinedArray
+from xchunk.storage.refs import FileRef, OneRef
+from xchunk.storage.stale import VALUE_KEYS, is_left
 
-#: What says how values are stored, and so holds for the files that are stored like that.
-_VALUE_KEYS = (
-    "dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "units",
-    "filters", "serializer",
-)  # fmt: skip
-#: What only reading a file or store puts into an encoding: without it, a user has made it anew.
-_READ_KEYS = ("preferred_chunks", "source", "original_shape")
+__all__ = ["as_all_are_stored", "is_mixed", "made_from"]
+
 #: xarray's, and thereby dask's, name of the layer that holds what was opened.
 _OPENED = "original-"
 
@@ -71,13 +71,62 @@ def as_all_are_stored(variable: xr.Variable) -> tuple[xr.Variable, list[str]]:
         The variable, whose values are then stored as they are, and a note that says so.
     """
     encoding = variable.encoding
-    is_left = any(k in encoding for k in _READ_KEYS) and any(k in encoding for k in _VALUE_KEYS)
-    if not is_left or not is_mixed(variable):
+    if not is_left(encoding) or not is_mixed(variable):
         return variable, []
     plain = variable.copy(deep=False)
-    plain.encoding = {k: v for k, v in encoding.items() if k not in _VALUE_KEYS}
+    plain.encoding = {k: v for k, v in encoding.items() if k not in VALUE_KEYS}
     note = (
         "it was put together from arrays that are stored in different ways (dtype, packing or "
         f"fill value), so its values are stored as they are, as {variable.dtype}"
     )
     return plain, [note]
+
+
+def made_from(array: da.Array) -> tuple[list[OneRef], list[str]]:
+    """Tell what the blocks of a dask array are computed from, as far as that is known.
+
+    dask's name of an array says what is done, and to which place: it does not change where a
+    store is written anew, or where the data of an earlier computation are kept in memory.
+
+    Returns
+    -------
+    refs : list
+        Where it is stored, without repetitions.
+    tokens : list of str
+        What else tells values apart: digests of those in memory, clients that hold others.
+    """
+    refs: dict[Any, OneRef] = {}
+    tokens: list[str] = []
+    try:
+        from xchunk.storage._tasks import held_by
+
+        # an array may be held by each task that reads from it
+        items = list({id(item): item for item in held_by(array)}.values())
+        for place in _places(items):
+            if isinstance(place, np.ndarray):
+                tokens.append(str(tokenize(place)))
+            elif isinstance(place, str):
+                tokens.append(place)
+            else:
+                refs.setdefault(_key(place), place)
+    # Private parts of other libraries may fail in any way once they change.
+    except Exception:  # noqa: BLE001
+        return list(refs.values()), sorted(tokens)
+    return list(refs.values()), sorted(tokens)
+
+
+def _key(ref: OneRef) -> tuple[Any, ...]:
+    return (ref.filename,) if isinstance(ref, FileRef) else (id(ref.store), ref.path)
+
+
+def _places(items: list[Any]) -> Iterator[OneRef | np.ndarray[Any, Any] | str]:
+    from xchunk.storage._wrappers import place_of
+
+    for item in items:
+        if isinstance(item, JoinedArray):
+            yield from _places(list(item.variables.flat))
+        elif type(item).__name__ == "Future":
+            # its values lie on a cluster; another client has computed others
+            yield str(getattr(getattr(item, "client", None), "id", ""))
+        elif (place := place_of(item)) is not None:
+            yield place
