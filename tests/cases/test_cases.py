@@ -126,6 +126,23 @@ def test_strings(tmp_path: Path, values: Any) -> None:
     assert out.name.values.tolist() == values.tolist()
 
 
+@pytest.mark.filterwarnings("ignore::xarray.SerializationWarning")
+@pytest.mark.parametrize("source_format", [2, 3])
+@pytest.mark.parametrize("target_format", [2, 3])
+def test_strings_of_a_store(tmp_path: Path, source_format: Any, target_format: Any) -> None:
+    """What a store's strings are encoded by is implied by the dtype, and given once."""
+    values = np.array(["a", "longer", "", "é"], dtype=object)
+    ds = xr.Dataset({"v": ("x", values), "s": values[1]}, coords={"x": values})
+    ds.to_zarr(tmp_path / "s.zarr", zarr_format=source_format, consolidated=False)
+    source = xr.open_zarr(tmp_path / "s.zarr", consolidated=False)
+    out = source.chunking.apply(
+        {"x": 2}, store=tmp_path / "t.zarr", zarr_format=target_format, **QUIET
+    )
+    for name in ds.variables:
+        assert out[name].dtype == source[name].dtype
+        assert out[name].values.tolist() == ds[name].values.tolist()
+
+
 @pytest.mark.parametrize("calendar", ["360_day", "noleap", "julian"])
 def test_calendars_of_cftime(tmp_path: Path, calendar: str) -> None:
     ds = xr.Dataset({"v": ("time", np.arange(40.0))})

@@ -287,6 +287,10 @@ def _encoder_takes_format() -> bool:
 def _computed(name: str, group: str, variable: xr.Variable, zarr_format: int) -> Assembled:
     variable, stale = without_stale(variable)
     variable, mixed = as_all_are_stored(variable)
+    if zarr_format == 2 and variable.dtype.kind == "T":
+        # xarray would store strings of any length as those of the longest one
+        variable = variable.copy(deep=False)
+        variable.encoding = {**variable.encoding, "dtype": object}
     kwargs: dict[str, Any] = {"zarr_format": zarr_format} if _encoder_takes_format() else {}
     try:
         encoded = encode_zarr_variable(variable, name=name, **kwargs)
@@ -301,6 +305,8 @@ def _computed(name: str, group: str, variable: xr.Variable, zarr_format: int) ->
     if own:
         like = StoredInfo((), encoded.dtype, None, None, (), _format_of(own), None, {}, own)
         own, notes = target_codecs(like, zarr_format)
+    if encoded.dtype.hasobject and not own.get("filters"):
+        own.pop("filters", None)  # zarr 2 has one for strings of any length, which is implied
     return Assembled(
         name=name,
         group=group,

@@ -30,6 +30,7 @@ _WRAPPED_V3 = {
     "quantize": "Quantize",
     "astype": "AsType",
 }
+_KEPT = ("compressors", "filters", "serializer")
 # what the v2 dtype says by itself, and a v3 array says with its dtype and serializer
 _IMPLIED = {"vlen-utf8", "vlen-bytes", "bytes"}
 
@@ -55,8 +56,11 @@ def target_codecs(info: StoredInfo, zarr_format: int) -> tuple[dict[str, Any], l
     if not info.format.startswith("zarr"):
         return {}, []
     if info.format == f"zarr{zarr_format}":
-        kept = ("compressors", "filters", "serializer")
-        return {k: info.encoding[k] for k in kept if info.encoding.get(k) is not None}, []
+        kept = {k: info.encoding[k] for k in _KEPT if info.encoding.get(k) is not None}
+        if zarr_format == 2 and "filters" in kept:
+            filters = tuple(f for f in kept["filters"] if _name_and_config(f)[0] not in _IMPLIED)
+            kept["filters"] = filters or None
+        return kept, []
     translate = _to_v3 if zarr_format == 3 else _to_v2
     filters, lost_filters = _translate(info.encoding.get("filters") or (), translate)
     compressors, lost = _translate(info.encoding.get("compressors") or (), translate)
