@@ -58,8 +58,8 @@ def target_codecs(info: StoredInfo, zarr_format: int) -> tuple[dict[str, Any], l
     if info.format == f"zarr{zarr_format}":
         kept = {k: info.encoding[k] for k in _KEPT if info.encoding.get(k) is not None}
         if zarr_format == 2 and "filters" in kept:
-            filters = tuple(f for f in kept["filters"] if _name_and_config(f)[0] not in _IMPLIED)
-            kept["filters"] = filters or None
+            own = tuple(f for f in kept["filters"] if _name_and_config(f)[0] not in _IMPLIED)
+            kept["filters"] = own or None
         return kept, []
     translate = _to_v3 if zarr_format == 3 else _to_v2
     filters, lost_filters = _translate(info.encoding.get("filters") or (), translate)
