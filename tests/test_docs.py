@@ -145,6 +145,15 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert sorted(p for p in found if not (ROOT / p).exists()) == []
 
 
+def test_tests_that_are_named_exist() -> None:
+    """The page of cases names the test that holds each of them."""
+    there = set()
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        there |= {file.stem, *re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.M)}
+    named_there = re.findall(r"\b(test_\w+)", (DOCS / "explanation" / "cases.md").read_text())
+    assert sorted(set(named_there) - there) == []
+
+
 def test_every_page_is_in_a_table_of_contents() -> None:
     listed = {DOCS / "index.md"}
     for page in PAGES:

@@ -128,7 +128,7 @@ class ChunkSize:
     factor: float
     """Size of a block by the size that it has."""
     block: int
-    """Bytes of one block that is read."""
+    """Bytes of one block that is read; of one that is made, where none is read."""
     input_tasks: int
     """Tasks that read or make blocks."""
     tasks: int
@@ -362,8 +362,9 @@ def _general(r: GraphReport) -> str:
 def _memory(p: Prediction, budget: MemoryBudget) -> str:
     part = p.peak / max(1, budget.max_mem)
     who = "The fullest worker" if p.workers > 1 else "The process"
+    share = f"{part:.0%}" if part >= 0.01 else "less than 1%"
     text = (
-        f"{who} is predicted to grow by {format_bytes(p.peak)}, {part:.0%} of what it may "
+        f"{who} is predicted to grow by {format_bytes(p.peak)}, {share} of what it may "
         f"({format_bytes(budget.max_mem)})"
     )
     if part > 1:

@@ -124,13 +124,15 @@ class _Looked:
 
     @property
     def block(self) -> int:
-        """Bytes of the largest block that is read or made."""
+        """Bytes of the largest block that is read; of those that are made, where none is."""
+        if self.walked.block:
+            return self.walked.block
         sizes = (
             s.size
             for i, s in enumerate(self.walked.steps)
             if i not in self.walked.constants and all(d in self.walked.constants for d in s.deps)
         )
-        return max(self.walked.block, max(sizes, default=0))
+        return max(sizes, default=0)
 
     @property
     def tasks(self) -> int:
