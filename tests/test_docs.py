@@ -149,7 +149,7 @@ def test_tests_that_are_named_exist() -> None:
     """The page of cases names the test that holds each of them."""
     there = set()
     for file in (ROOT / "tests").rglob("test_*.py"):
-        there |= {file.stem, *re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.M)}
+        there |= {file.stem, *re.findall(r"^(?:    )?def (test_\w+)", file.read_text(), re.M)}
     named_there = re.findall(r"\b(test_\w+)", (DOCS / "explanation" / "cases.md").read_text())
     assert sorted(set(named_there) - there) == []
 

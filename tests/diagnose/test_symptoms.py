@@ -158,6 +158,15 @@ def test_a_probe_tells_what_a_file_hides() -> None:
     assert found.notes == (slow.why,)
 
 
+def test_what_takes_little_is_not_told_beside_what_takes_much() -> None:
+    many = {"tasks": 20_000, "compute": 2.0, "handed": 2.0, "longest": 0.01, "usual": 0.0002}
+    found = diagnose(replace(HEALTHY, states={"codec": 2.0}, **many))
+    assert [s.name for s in found.symptoms] == ["too-many-tasks"]
+    both = {"states": {"lock": 5.0, "file-codec": 14.0}}
+    found = diagnose(replace(HEALTHY, **both))
+    assert [s.name for s in found.symptoms] == ["lock-bound", "codec-bound"]
+
+
 def test_a_busy_machine_is_told() -> None:
     busy = diagnose(replace(HEALTHY, cpu=6.0, starved=12.0, crowded=12.0))
     assert "for 67% of the time in which threads could have run" in str(busy)

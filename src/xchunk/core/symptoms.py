@@ -33,6 +33,9 @@ _WANTED, _GIL_BUSY = 0.88, 0.2
 #: Seconds of a task below which the scheduler shows: dask itself takes about a millisecond.
 _TINY = 0.03
 
+#: Part of the gravest symptom's time that another has to take to be told beside it.
+_BESIDE = 0.2
+
 #: Tasks for each thread from which on there are many.
 _MANY = 100
 
@@ -56,6 +59,8 @@ def diagnose(facts: Facts) -> Diagnosis:
     causes = [s for rule in _CAUSES if (s := rule(facts)) is not None]
     others = [s for rule in _RULES if (s := rule(facts)) is not None]
     others.sort(key=lambda s: -s.share)
+    # beside the gravest, what takes little would only distract, and rests on few looks
+    others = [s for s in others if s.share >= _BESIDE * others[0].share]
     found = (*causes, *others) or (_rest(facts),)
     return Diagnosis(tuple(found), _notes(facts), is_crowded=crowded)
 
