@@ -42,7 +42,8 @@ class Cleaning:
     """Whether nothing was done."""
 
     def __str__(self) -> str:
-        lines = [f"{self.target}: {self.found}"]
+        idle = "" if self.keys or self.repaired else "; there is nothing to delete"
+        lines = [f"{self.target}: {self.found}{idle}"]
         would = "would be " if self.dry_run else ""
         if self.repaired:
             lines.append(f"{self.repaired} {would}put in its place")

@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import socket
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -149,18 +147,9 @@ class Output:
         """Print a line on stderr; in a terminal it is folded."""
         said = f"xchunk: {self.secrets.mask(message)}"
         if sys.stderr.isatty():
-            width = max(40, min(100, shutil.get_terminal_size().columns))
-            folded = [
-                textwrap.fill(
-                    line,
-                    width,
-                    subsequent_indent="  ",
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-                for line in said.splitlines()
-            ]
-            said = "\n".join(folded)
+            from xchunk.formatting.describe import folded
+
+            said = folded(said)
         with self._lock:
             click.echo(said, err=True)
 

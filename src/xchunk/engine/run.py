@@ -241,7 +241,7 @@ class _Graph(dict[Any, Any]):
         return dict, (dict(self),)
 
 
-@normalize_token.register(_Graph)
+@normalize_token.register(_Graph)  # type: ignore[untyped-decorator]
 def _token(_: _Graph) -> str:
     return uuid.uuid4().hex
 

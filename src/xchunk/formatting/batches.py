@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 from xchunk.core.units import format_bytes, format_seconds
-from xchunk.formatting.describe import counted, plain
+from xchunk.formatting.describe import counted, folded, plain
 from xchunk.formatting.progress import Progress
 from xchunk.formatting.style import card, esc, table
 from xchunk.formatting.text import WIDTH, cut, sides, wrap
@@ -88,7 +88,8 @@ class Lines:
             file = self._file or sys.stderr
             # a terminal that is gone is no reason for jobs to fail
             with suppress(OSError, ValueError):
-                file.write(f"xchunk: {plain(what)}\n")
+                said = f"xchunk: {plain(what)}"
+                file.write(f"{folded(said) if file.isatty() else said}\n")
                 file.flush()
 
 

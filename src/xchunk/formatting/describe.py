@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +35,7 @@ __all__ = [
     "dims",
     "dtypes",
     "fill",
+    "folded",
     "growth",
     "grouped",
     "is_cut",
@@ -392,3 +395,14 @@ def grouped(layouts: Iterable[ArrayLayout]) -> tuple[list[ArrayLayout], list[Arr
     """Part data variables from coordinates, the largest first."""
     ordered = sorted(layouts, key=lambda a: -a.nbytes)
     return [a for a in ordered if not a.is_coord], [a for a in ordered if a.is_coord]
+
+
+def folded(said: str) -> str:
+    """Fold lines for the terminal; paths and words stay whole, so that they can be copied."""
+    width = max(40, min(100, shutil.get_terminal_size().columns))
+    return "\n".join(
+        textwrap.fill(
+            line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        for line in said.splitlines()
+    )
