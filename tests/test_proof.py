@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,3 +191,11 @@ def test_the_command(
     chunk(target, 0, 2).unlink()
     assert cli.run(args) == 9
     assert "lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [object, np.dtypes.StringDType(), "U3"], ids=str)
+def test_a_text_without_dims_is_compared(tmp_path: Path, dtype: Any) -> None:
+    xr.Dataset({"a": ((), np.array("x", dtype=dtype))}).to_zarr(tmp_path / "s.zarr")
+    ds = xr.open_zarr(tmp_path / "s.zarr")
+    out = ds.chunking.apply({}, store=tmp_path / "t.zarr", progress=False, verify=True)
+    assert out.a.item() == "x"

@@ -85,7 +85,8 @@ def _digests(spec: StageSpec, region: tuple[slice, ...], values: NDArray[Any]) -
             slice(start - r.start, stop - r.start)
             for (start, stop), r in zip(bounds, region, strict=True)
         )
-        out.append(_digest(values[local]))
+        # the dots keep what has no dims an array
+        out.append(_digest(values[(*local, ...)]))
     return out
 
 
