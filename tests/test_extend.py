@@ -19,6 +19,7 @@ from zarr.storage import MemoryStore
 
 import xchunk
 import xchunk.engine.copy
+from xchunk.storage.conform import ExactEncoder
 from xchunk.storage.zarr_io import get_key, list_prefix
 
 KILLER = Path(__file__).with_name("append_killer.py")
@@ -211,6 +212,13 @@ def test_what_does_not_fit_is_refused_with_the_remedy(change: Any, said: str) ->
     with pytest.raises((xchunk.EncodingError, xchunk.InvalidChunksError), match=said):
         change(weather(90, 95)).chunking.apply(store=store, append_dim="time", **QUIET)
     assert files(store) == before
+
+
+def test_complex_values_that_are_missing_are_kept() -> None:
+    values = np.array([complex(np.nan, 1), complex(0, np.nan), 2j])
+    assert ExactEncoder("v", values.dtype, {})(values).tobytes() == values.tobytes()
+    with pytest.raises(xchunk.EncodingError, match="does not hold the new values"):
+        ExactEncoder("v", np.dtype("f8"), {})(values)
 
 
 @pytest.mark.parametrize(

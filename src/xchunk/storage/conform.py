@@ -233,6 +233,9 @@ class ExactEncoder:
                 wrong = (bits(values) != bits(back)) & ~np.isnan(values)
         elif values.dtype.kind in "mM":
             wrong = (values != back) & ~(np.isnat(values) & np.isnat(back))
+        elif values.dtype.kind == "c" and back.dtype == values.dtype:
+            # NaN is no error, as long as it is the same in both parts
+            wrong = (values != back) & (bits(values) != bits(back))
         else:
             wrong = np.asarray(values != back)
         if not wrong.any():
