@@ -127,6 +127,23 @@ def test_strings(tmp_path: Path, values: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::xarray.SerializationWarning")
+@pytest.mark.parametrize("values", [["a", "é", "c"], [b"a", b"", b"c"]], ids=["text", "bytes"])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_strings_of_one_character(tmp_path: Path, values: list[Any], zarr_format: Any) -> None:
+    """As characters, xarray would read all of them as one string."""
+    ds = xr.Dataset({"v": ("x", np.array(values)), "w": ("x", np.array([b"a", b"b", b"c"]))})
+    ds.to_netcdf(tmp_path / "s.nc", engine="scipy")
+    source = xr.open_dataset(tmp_path / "s.nc", engine="scipy", chunks={})
+    for i, one in enumerate((source, ds)):
+        target = tmp_path / f"{i}.zarr"
+        out = one.chunking.apply({"x": 2}, store=target, zarr_format=zarr_format, **QUIET)
+        for name in ds.variables:
+            assert out[name].dims == ("x",)
+            assert out[name].values.tolist() == one[name].values.tolist()
+    source.close()
+
+
+@pytest.mark.filterwarnings("ignore::xarray.SerializationWarning")
 @pytest.mark.parametrize("source_format", [2, 3])
 @pytest.mark.parametrize("target_format", [2, 3])
 def test_strings_of_a_store(tmp_path: Path, source_format: Any, target_format: Any) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -393,6 +394,25 @@ def test_what_is_computed_from_changed_stores_is_refused(
     zarr.open_group(paths[1], mode="r+")["w"][0, 0] = 5
     with pytest.raises(xchunk.ResumeMismatchError, match="w: source data differ"):
         go()
+
+
+def test_who_was_succeeded_does_not_commit(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = xchunk.bound.Rechunk._copy_boxes
+
+    def taken(self: Any, store: Any, *args: Any) -> None:
+        real(self, store, *args)
+        for path in (tmp_path / "t.zarr/.xchunk/lease").glob("*.json"):
+            path.unlink()
+
+    monkeypatch.setattr(xchunk.bound.Rechunk, "_copy_boxes", taken)
+    with pytest.raises(xchunk.StageFailedError):
+        rechunk(shared, tmp_path / "t.zarr")
+    assert not (tmp_path / "t.zarr/zarr.json").exists()
+    monkeypatch.undo()
+    rechunk(shared, tmp_path / "t.zarr")
+    assert same(tmp_path / "t.zarr", shared)
 
 
 def test_an_unfinished_header_holds_no_values(unfinished: Path) -> None:

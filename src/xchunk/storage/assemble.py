@@ -299,6 +299,9 @@ def _computed(name: str, group: str, variable: xr.Variable, zarr_format: int) ->
             f"variable {name!r} cannot be encoded for zarr: {error}. Nothing was written. "
             f"Look at ds[{name!r}].encoding; ds[{name!r}].drop_encoding() writes plain values."
         ) from error
+    if encoded.dtype == np.dtype("S1") and encoded.ndim:
+        # xarray reads bytes of length 1 as the characters of strings along the last dim
+        encoded = encoded.astype("S2")
     encoded = checked(variable, encoded, f"{group}/{name}" if group else name)
     own = {k: variable.encoding[k] for k in _ZARR_KEYS if k in variable.encoding}
     notes: list[str] = []
