@@ -29,6 +29,8 @@ HERE = Path(__file__).parent
 KINDS = ("predict", "heap", "rss", "cluster")
 THREADS = 2
 MB = 1e6
+#: Seconds of one cell, after which it is stopped.
+PATIENCE = 600
 
 
 # ----------------------------------------------------------------- one cell, in its process
@@ -208,14 +210,17 @@ def run(kind: str, workload: str, chunks: str, path: Path) -> dict[str, Any]:
     """Run one cell in a process of its own."""
     # The allocator gives memory back at once, so that what is measured is what is used.
     env = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONPATH": str(HERE)}
-    done = subprocess.run(
-        [sys.executable, __file__, "--cell", kind, workload, chunks, "--data", str(path)],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__, "--cell", kind, workload, chunks, "--data", str(path)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done after {PATIENCE} s"}
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1:] or ["?"]}
     return dict(json.loads(done.stdout.splitlines()[-1]))

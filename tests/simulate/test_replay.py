@@ -54,10 +54,10 @@ def test_constants_are_there_from_the_start() -> None:
 def test_workers_share_and_send() -> None:
     leaves = [Step((), 10, (), 10, 1.0, i, size=10) for i in range(4)]
     total = Step((0, 1, 2, 3), 1, (), 1, 1.0, 4, True)
-    found = on_workers([*leaves, total], 2, 1, {})
+    found = on_workers([*leaves, total], 2, 1)
     assert found.moved == 20
     assert found.heap == 41
-    assert on_workers([*leaves, total], 1, 1, {}).moved == 0
+    assert on_workers([*leaves, total], 1, 1).moved == 0
 
 
 @st.composite
@@ -95,7 +95,7 @@ def test_live_bytes_are_those_of_dask(shape: list[tuple[tuple[int, ...], int]]) 
     walked = walk(Graph(nodes, frozenset(outputs)), Rates(), cap=10**9, seconds=60)
     assert on_threads(walked.steps, 1, walked.constants).live == max(live)
     # more workers never hold more, all together, than there is
-    cluster = on_workers(walked.steps, 2, 1, walked.constants)
+    cluster = on_workers(walked.steps, 2, 1)
     assert cluster.heap <= 2 * sum(size for _, size in shape)
 
 

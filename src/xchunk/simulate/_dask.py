@@ -35,6 +35,7 @@ __all__ = [
     "fused",
     "ordered",
     "part_of",
+    "produces",
 ]
 
 Key: TypeAlias = Hashable
@@ -143,6 +144,11 @@ def fused(task: Task) -> Fused | None:
     if len(args) < 3 or not isinstance(args[0], dict):
         raise SimulationError(f"dask {_VERSION} fuses tasks in a way that is not known")
     return Fused(args[0], args[1], dict(zip(args[2], args[3:], strict=False)))
+
+
+def produces(node: Node) -> bool:
+    """Whether dask's graph marks a task as one that makes data, as reading does."""
+    return bool(getattr(node, "data_producer", False))
 
 
 def _scheduler(*, eager: bool) -> Any:

@@ -125,14 +125,20 @@ def staged(
     return replace(found, variables=variables, outcomes=all_seen, runner_up=lazy)
 
 
-def too_large(outcomes: Sequence[Outcome], budget: MemoryBudget) -> MemoryBudgetError:
+def too_large(
+    outcomes: Sequence[Outcome], budget: MemoryBudget, left: int = 0
+) -> MemoryBudgetError:
     """Say what the leanest candidate would need."""
+    tried, rest = "however the data are chunked", ""
+    if left:
+        tried = "with the chunks that there was time for"
+        rest = f" {left} more were left out for lack of time: seconds= gives more."
     found = [(o.prediction.peak, o) for o in outcomes if o.prediction is not None]
     needed, least = min(found, key=lambda f: f[0])
     return MemoryBudgetError(
         f"the workload does not fit a worker that may grow by {format_bytes(budget.max_mem)}, "
-        f"however the data are chunked: of {len(found)} ways that were simulated, {least.label} "
-        f"takes the least, {format_bytes(needed)} with one thread. Give a worker that much "
+        f"{tried}: of {len(found)} ways that were simulated, {least.label} "
+        f"takes the least, {format_bytes(needed)} with one thread.{rest} Give a worker that much "
         f"(max_mem={needed}), or rechunk the data first, as suggest(access=...) would.",
         needed=needed,
         allowed=budget.max_mem,

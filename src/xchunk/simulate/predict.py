@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xchunk.core.cost import Rates
-from xchunk.core.memory import MemoryBudget
+from xchunk.core.memory import PROCESS_OVERHEAD, TASK_OVERHEAD, MemoryBudget
 from xchunk.core.workload import Prediction
 from xchunk.simulate._dask import Graph, SimulationError
 from xchunk.simulate.cluster import on_workers
@@ -107,19 +107,19 @@ def predict_walked(
     """Replay a graph that was walked through, for some threads and workers."""
     local = on_threads(walked.steps, threads, walked.constants)
     tasks = len(walked.steps) - len(walked.constants)
-    common, over_time = local.seconds, local.over_time
+    common, over_time = local.seconds + tasks * rates.task, local.over_time
     heap, moved = local.heap + tasks * _TASK_NBYTES, 0
     if workers > 1:
-        cluster = on_workers(walked.steps, workers, threads, walked.constants)
-        common, heap, moved = cluster.seconds, cluster.heap, cluster.moved
-        over_time = cluster.over_time
+        cluster = on_workers(walked.steps, workers, threads, rates.task)
+        common, moved, over_time = cluster.seconds, cluster.moved, cluster.over_time
+        heap = cluster.heap + PROCESS_OVERHEAD + threads * TASK_OVERHEAD
     return Prediction(
         tasks=tasks,
         reads=walked.reads,
         live=local.live,
         heap=local.heap + tasks * _TASK_NBYTES,
         threads=threads,
-        seconds=common + tasks * rates.task,
+        seconds=common,
         critical=walked.critical(),
         gathered=gathered,
         workers=workers,

@@ -39,6 +39,8 @@ class Step:
     """Bytes of its result as another process would be sent it, views and all."""
     kind: str = ""
     """What tasks of its kind are called; a scheduler learns their time together."""
+    produces: bool = False
+    """Whether it reads or makes data: a cluster runs no more of these ahead than it can use."""
 
 
 @dataclass(frozen=True)

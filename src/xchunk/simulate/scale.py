@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from xchunk._typing import DimChunk
 from xchunk.core.axes import dim_roles
@@ -14,7 +14,7 @@ from xchunk.core.layout import ArrayLayout
 from xchunk.core.workload import Prediction, Reads
 from xchunk.simulate.twins import Shape
 
-__all__ = ["MANY_BLOCKS", "enlarged", "extended", "thinned", "twin_shapes"]
+__all__ = ["MANY_BLOCKS", "Twin", "enlarged", "extended", "thinned", "twin_shapes"]
 
 #: Blocks of the largest variable beyond which a graph is not even built, and of its twins.
 MANY_BLOCKS, _FEW = 400, 60
@@ -50,14 +50,30 @@ def thinned(main: ArrayLayout, own: Mapping[str, DimChunk], largest: int = 0) ->
     return out
 
 
+@dataclass(frozen=True)
+class Twin:
+    """A smaller likeness of the data, and in what way it is larger than the smallest one."""
+
+    shape: Shape
+    """How it differs from the data."""
+    by: float = 1.0
+    """How many times as large as the smallest it is."""
+    to: float = 1.0
+    """How many times as large the data are, in the dims in which it is larger."""
+
+
 def twin_shapes(
     main: ArrayLayout,
     own: Mapping[str, DimChunk],
     blocks: Mapping[str, int],
     thin: Mapping[str, float],
     few: int | None = None,
-) -> list[Shape]:
-    """Two twins, one about twice the other, the smaller of few blocks if that is asked for."""
+) -> list[Twin]:
+    """Choose a small twin, of few blocks if that is asked for, and larger ones.
+
+    One is larger in space and one in each other dim that was cut, about twice, since what a
+    workload takes may grow with one and not with another.
+    """
     roles = dim_roles([main])
     axes = {d: Axis.of(n, _plain(own[d], n)) for d, n in main.sizes.items()}
     order = sorted(main.dims, key=lambda d: (roles.get(d) != "H", -blocks[d]))
@@ -74,55 +90,59 @@ def twin_shapes(
                 counts[d] = max(3, counts[d] // 2)
     keep = {d: axes[d].bounds(counts[d] - 1)[1] for d in counts if counts[d] < blocks[d]}
     small = Shape(keep, thin)
-    if small.keep:
-        d = next(d for d in order if d in small.keep)
-        more = min(blocks[d], 2 * counts[d])
-        large = replace(small, keep={**small.keep, d: axes[d].bounds(more - 1)[1]})
-    else:
+    if not keep:
         d = next(iter(thin), main.dims[-1])
         large = Shape({}, {**thin, d: min(1.0, 2 * thin.get(d, 0.5))})
-    return [small, large]
+        least, more = small.fraction(main.sizes), large.fraction(main.sizes)
+        return [Twin(small), Twin(large, more / least, 1 / least)]
+    out = [Twin(small)]
+    flat = [d for d in order if d in keep and roles.get(d) == "H"]
+    for group in [flat, *([d] for d in order if d in keep and d not in flat)]:
+        if group:
+            d = group[0]
+            end = axes[d].bounds(min(blocks[d], 2 * counts[d]) - 1)[1]
+            to = math.prod(main.sizes[d] / keep[d] for d in group)
+            out.append(Twin(replace(small, keep={**keep, d: end}), end / keep[d], to))
+    return out
 
 
 def _plain(chunk: DimChunk, n: int) -> DimChunk:
     return max(1, n) if chunk == -1 else chunk
 
 
-def extended(found: Sequence[tuple[float, Prediction]]) -> Prediction:
-    """Draw a line through what two parts of the data take, to what all of them take."""
-    (a, small), (b, large) = found[0], found[-1]
+def extended(found: Sequence[tuple[Twin, Prediction]]) -> Prediction:
+    """Draw lines through what twins take, to what the data take.
 
-    def line(x: float, y: float) -> float:
-        if b <= a:
-            return y / b
-        slope = max(0.0, (y - x) / (b - a))
-        # at the most in proportion: nothing is smaller than nothing where there are no data
-        return min(y / b, y + slope * (1 - b))
+    What is thinned in all of them is left as it is; see `enlarged`.
+    """
+    small = found[0][1]
 
-    def whole(name: str) -> int:
-        return round(line(getattr(small, name), getattr(large, name)))
+    def grown(first: float, others: Sequence[float]) -> float:
+        out = first
+        for (twin, _), other in zip(found[1:], others, strict=True):
+            if first > 0 and twin.by > 1:
+                slope = (other / first - 1) / (twin.by - 1)
+                # at the most in proportion: nothing is smaller than nothing where there are no data
+                out *= min(twin.to, max(1.0, 1 + slope * (twin.to - 1)))
+        return out if first > 0 else max(others, default=0.0)
 
-    reads = {}
-    for name, more in large.reads.items():
-        less = small.reads.get(name, more)
-        counts = {
-            f: round(line(getattr(less, f), getattr(more, f)))
-            for f in ("requests", "decodes", "nbytes", "distinct")
-        }
-        reads[name] = Reads(name, **counts)
+    def line(name: str) -> float:
+        return grown(getattr(small, name), [getattr(p, name) for _, p in found[1:]])
+
+    def read(name: str, what: str) -> int:
+        first, *others = (getattr(p.reads[name], what) if name in p.reads else 0 for _, p in found)
+        return round(grown(first, others))
+
+    counts = ("requests", "decodes", "nbytes", "distinct")
+    reads = {name: Reads(name, *(read(name, c) for c in counts)) for name in small.reads}
+    whole = ("tasks", "live", "heap", "worker_heap", "moved", "gathered", "block")
     return replace(
-        large,
-        tasks=whole("tasks"),
+        found[-1][1],
+        **{name: round(line(name)) for name in whole},
         reads=reads,
-        live=whole("live"),
-        heap=whole("heap"),
-        worker_heap=whole("worker_heap"),
-        moved=whole("moved"),
-        gathered=whole("gathered"),
-        block=whole("block"),
-        seconds=line(small.seconds, large.seconds),
-        critical=line(small.critical, large.critical),
-        scaled=1 / b,
+        seconds=line("seconds"),
+        critical=line("critical"),
+        scaled=math.prod(twin.to for twin, _ in found[1:]),
     )
 
 
@@ -147,5 +167,5 @@ def enlarged(one: Prediction, part: float) -> Prediction:
         # what the scheduler takes does not grow with the blocks
         seconds=(one.seconds - one.tasks * Rates().task) / part + one.tasks * Rates().task,
         critical=one.critical / part,
-        scaled=1 / part,
+        scaled=one.scaled / part,
     )

@@ -120,9 +120,12 @@ class Source:
         return xr.Variable(variable.dims, data, variable.attrs, variable.encoding)
 
 
-def blocks_of(layout: ArrayLayout, own: Mapping[str, DimChunk]) -> dict[str, int]:
-    """Number of blocks along each dim."""
-    return {d: Axis.of(n, _whole(own.get(d, -1), n)).count for d, n in layout.sizes.items()}
+def blocks_of(
+    layout: ArrayLayout, own: Mapping[str, DimChunk], shape: Shape | None = None
+) -> dict[str, int]:
+    """Number of blocks along each dim, of the data or of a twin."""
+    axes = {d: Axis.of(n, _whole(own.get(d, -1), n)) for d, n in layout.sizes.items()}
+    return {d: a.count if shape is None else len(_cut(a, d, shape)) for d, a in axes.items()}
 
 
 def _whole(chunk: DimChunk, n: int) -> DimChunk:

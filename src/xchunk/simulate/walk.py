@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dask.utils import key_split
@@ -18,6 +18,7 @@ from xchunk.simulate._dask import (
     SimulationError,
     TaskNode,
     ordered,
+    produces,
 )
 from xchunk.simulate.lazy import StandIns
 from xchunk.simulate.profile import Profiler
@@ -31,6 +32,9 @@ __all__ = ["Walked", "walk"]
 
 #: Seconds of a task that does next to nothing.
 _LEAST = 2e-5
+
+#: Tasks after which the clock is looked at.
+_LOOK = 200
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,14 @@ class Walked:
         return max(ends, default=0.0)
 
 
-def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
+def walk(
+    graph: Graph,
+    rates: Rates,
+    *,
+    cap: int,
+    seconds: float,
+    late: Callable[[], bool] | None = None,
+) -> Walked:
     """Find what each task takes.
 
     Parameters
@@ -75,6 +86,13 @@ def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
         Bytes of one task beyond which it is not run on noise.
     seconds : float
         Seconds of such runs.
+    late : callable, optional
+        Tells whether there is no time left.
+
+    Raises
+    ------
+    SimulationError
+        If there is no time left.
     """
     ranks = ordered(graph)
     stand_ins = StandIns(rates)
@@ -88,6 +106,8 @@ def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
     for key in _topological(graph, ranks):
         node = graph.nodes[key]
         number = numbers[key] = len(steps)
+        if late is not None and number % _LOOK == 0 and late():
+            raise SimulationError("there was no time left to look at it")
         rank, kept = ranks.get(key, number), key in graph.outputs
         kind = key_split(key)
         if isinstance(node, ConstantNode):
@@ -123,6 +143,7 @@ def walk(graph: Graph, rates: Rates, *, cap: int, seconds: float) -> Walked:
                 kept,
                 profile.value.nbytes,
                 kind,
+                produces(node),
             )
         )
     notes = []

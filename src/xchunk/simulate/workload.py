@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,10 +19,10 @@ from xchunk.core.workload import Outcome, Prediction, best_outcomes
 from xchunk.errors import InvalidChunksError, XchunkError
 from xchunk.simulate._dask import Graph, SimulationError, TaskNode, catch
 from xchunk.simulate.answers import beside, staged, suggestion, too_large
-from xchunk.simulate.candidates import candidates
+from xchunk.simulate.candidates import candidates, finer
 from xchunk.simulate.lazy import lazy_graph
 from xchunk.simulate.predict import Effort, predict_walked
-from xchunk.simulate.scale import MANY_BLOCKS, enlarged, extended, thinned, twin_shapes
+from xchunk.simulate.scale import MANY_BLOCKS, Twin, enlarged, extended, thinned, twin_shapes
 from xchunk.simulate.staging import Staging, stagings, weigh
 from xchunk.simulate.standin import StandIn
 from xchunk.simulate.twins import Shape, Source, blocks_of
@@ -36,9 +36,15 @@ Workload = Callable[[Any], Any]
 #: Candidates that are simulated at the most.
 _CANDIDATES = 16
 
-#: Seconds that a suggestion may take: no candidate is begun afterwards. They are counted as
-#: the process's own work; on a busy machine the clock may show up to twice as many.
+#: Seconds that a suggestion takes, as a rule: no candidate is begun afterwards. They are counted
+#: as the process's own work; on a busy machine the clock may show up to twice as many.
 SECONDS = 6.0
+
+#: Seconds more that are spent, unless the user has set a bound, where nothing fits so far.
+_PATIENCE = 24.0
+
+#: Parts of the seconds that have to be left for what is begun to be brought to an end.
+_OVERTIME = -0.25
 
 #: The part of them after which no more lazy candidates are begun, so that rechunks are looked at.
 _LAZY = 0.8
@@ -49,8 +55,14 @@ _TASKS = 5_000
 #: Bytes of a task that is tried as it is; with larger ones, thinner twins are looked at.
 _TRIED = 48_000_000
 
-#: Seconds more for rechunks where nothing else fits.
-_MORE = 3.0
+#: Amplification beyond which parts of stored chunks are looked at, which may read less.
+_OFTEN = 1.5
+
+#: Blocks beyond which a graph is first made of a part of them, to learn how large it will be.
+_PROBE = 12
+
+#: Tasks of a graph that are walked through even where there is little time.
+_FEWEST = 300
 
 #: Tasks of a twin beyond which there is no second one, and beyond which there is none.
 _DEAR, _MOST = 1_500, 20_000
@@ -60,8 +72,10 @@ _DEAR, _MOST = 1_500, 20_000
 class _Seen:
     """What was learnt of one candidate: one graph, or those of two twins."""
 
-    walks: tuple[tuple[float, Walked, int], ...]
-    """The part of the data, the graph, and the bytes that gathering would add."""
+    walks: tuple[tuple[Twin, Walked, int], ...]
+    """The twins, their graphs, and the bytes that gathering would add."""
+    part: float = 1.0
+    """The part of the data that all of them have of what they do not differ in."""
 
 
 def suggest_workload(
@@ -95,7 +109,8 @@ def suggest_workload(
     passes : float
         How many times the workload is run; what a rechunk costs is weighed with it.
     seconds : float, optional
-        What the simulations may take; by then, the best that was found is taken. 6 by default.
+        What the simulations may take on the clock; by then, the best that was found is taken.
+        6 by default, and up to 30 where nothing fits by then.
 
     Returns
     -------
@@ -117,12 +132,18 @@ def suggest_workload(
         )
     rates = rates or Rates()
     source = Source(groups, {v.name: v for v in layouts}, rates)
-    study = _Study(source, function, back, budget, rates, _seconds(seconds))
+    study = _Study(source, function, back, budget, rates, _seconds(seconds), seconds is not None)
     used = study.used()
     outcomes, seen = study.outcomes(used)
-    threads = max(1, budget.threads)
     best = best_outcomes(outcomes, budget)
-    while not best and threads > 1:
+    looked: list[tuple[Staging, Outcome]] | None = None
+    weighed = None
+    if not best and budget.running:
+        # threads of workers that run already are not easily changed: a rechunk is looked at first
+        looked = study.stagings(used, must=True, fewer=False)
+        weighed = weigh(looked, None, budget, passes)
+    threads = max(1, budget.threads)
+    while not best and weighed is None and threads > 1:
         threads //= 2
         outcomes = [
             o if s is None else replace(o, prediction=study.predict(s, threads))
@@ -130,11 +151,14 @@ def suggest_workload(
         ]
         best = best_outcomes(outcomes, budget)
     lazy = best[0].prediction if best else None
-    weighed = weigh(study.stagings(used, must=lazy is None), lazy, budget, passes)
+    if weighed is None:
+        if looked is None or not best:
+            looked = study.stagings(used, must=not best)
+        weighed = weigh(looked, lazy, budget, passes)
     if weighed is not None and weighed.pays:
         return staged(layouts, weighed, best, outcomes, budget, rates=rates)
     if not best:
-        raise too_large(outcomes, budget)
+        raise too_large(outcomes, budget, study.left)
     found = suggestion(layouts, best, outcomes, budget, rates=rates, left=study.left)
     return found if weighed is None else beside(found, weighed)
 
@@ -158,12 +182,18 @@ class _Study:
     budget: MemoryBudget
     rates: Rates
     seconds: float = SECONDS
+    bound: bool = False
+    """Whether the user has set the seconds, which are then those of the clock."""
     left: int = 0
     """Candidates that were not looked at for lack of time."""
     _small: bool = True
     _fewest: int = 10**9
     _density: float = 0.0
     """The fewest tasks for a block of the largest variable so far."""
+    _pace: float = 0.0
+    """Seconds for each task that was looked at so far."""
+    looked: bool = False
+    """Whether there is a candidate that was looked at."""
     _begun: tuple[float, float] = field(
         default_factory=lambda: (time.process_time(), time.monotonic())
     )
@@ -171,7 +201,14 @@ class _Study:
     def rest(self) -> float:
         """Seconds that are left."""
         work, clock = self._begun
-        return self.seconds - max(time.process_time() - work, (time.monotonic() - clock) / 2)
+        passed = time.monotonic() - clock
+        if self.bound:
+            return self.seconds - passed
+        return self.seconds - max(time.process_time() - work, passed / 2)
+
+    def late(self) -> bool:
+        """Tell whether what is being looked at is to be given up, as long as there is another."""
+        return self.looked and self.rest() < _OVERTIME * self.seconds
 
     def graph(
         self, chunks: Mapping[str, Mapping[str, DimChunk]], shape: Shape | None = None
@@ -207,8 +244,9 @@ class _Study:
                 "not depend on values that are not loaded."
             ) from error
         self._small = gathered == 0
-        # the first call imports and compiles what the function needs, which is not our time
-        self._begun = (time.process_time(), time.monotonic())
+        if not self.bound:
+            # the first call imports and compiles what the function needs, which is not our time
+            self._begun = (time.process_time(), time.monotonic())
         names = {s.layout.name for s in _stand_ins(graph)}
         lazy = {n for n, v in movable.items() if v.format == "dask"}
         found = [v for n, v in movable.items() if n in names or n in lazy]
@@ -223,14 +261,25 @@ class _Study:
         """Simulate the candidates."""
         outcomes: list[Outcome] = []
         seen: list[_Seen | None] = []
-        for label, chunks in candidates(used, self.budget, self.rates):
-            late = self.rest() < (1 - _LAZY) * self.seconds
-            if len(outcomes) >= _CANDIDATES or (late and any(s is not None for s in seen)):
-                self.left += late
-                continue
-            outcome, found = self.try_out(used, label, chunks)
-            outcomes.append(outcome)
-            seen.append(found)
+
+        def look(some: Iterable[tuple[str, dict[str, dict[str, DimChunk]]]]) -> None:
+            for label, chunks in some:
+                fits = bool(best_outcomes(outcomes, self.budget))
+                if not (fits or self.bound) and self.rest() <= 0:
+                    # better late than to say that nothing fits
+                    self.seconds = SECONDS + _PATIENCE
+                late = self.rest() < (1 - _LAZY) * self.seconds
+                if len(outcomes) >= _CANDIDATES or (late and self.looked):
+                    self.left += late
+                    continue
+                outcome, found = self.try_out(used, label, chunks)
+                outcomes.append(outcome)
+                seen.append(found)
+
+        look(candidates(used, self.budget, self.rates))
+        best = best_outcomes(outcomes, self.budget)
+        if not best or best[0].prediction is None or best[0].prediction.amplification > _OFTEN:
+            look(finer(used))
         if all(s is None for s in seen):
             raise InvalidChunksError(
                 "the workload failed with every candidate's chunks; with "
@@ -250,13 +299,17 @@ class _Study:
             found = self.look(used, chunks)
         except Exception as error:
             return Outcome(label, chunks, None, f"{type(error).__name__}: {error}", blocks), None
+        self.looked = True
         prediction = self.predict(found, max(1, self.budget.threads))
         return Outcome(label, chunks, prediction, "", blocks), found
 
-    def stagings(self, used: Sequence[ArrayLayout], *, must: bool) -> list[tuple[Staging, Outcome]]:
+    def stagings(
+        self, used: Sequence[ArrayLayout], *, must: bool, fewer: bool = True
+    ) -> list[tuple[Staging, Outcome]]:
         """Simulate what the workload would take after some rechunks.
 
-        Time permitting; one is looked at anyway where nothing else fits.
+        Time permitting; one is looked at anyway where nothing else fits, with fewer threads if
+        that is what it takes.
         """
         out: list[tuple[Staging, Outcome]] = []
         for one in stagings(used, self.budget, self.rates):
@@ -264,11 +317,11 @@ class _Study:
                 break
             stored = {name: v.layout for name, v in one.variables.items()}
             source = Source(self.source.groups, {**self.source.layouts, **stored}, self.rates)
-            study = replace(self, source=source, seconds=self.seconds + _MORE * must)
+            study = replace(self, source=source, looked=bool(out))
             after = [stored.get(v.name, v) for v in used]
             outcome, seen = study.try_out(after, one.label, one.chunks)
             threads = self.budget.threads
-            while must and seen is not None and threads > 1 and not self._fits(outcome):
+            while fewer and must and seen and threads > 1 and not self._fits(outcome):
                 threads //= 2
                 outcome = replace(outcome, prediction=study.predict(seen, threads))
             out.append((one, outcome))
@@ -281,54 +334,73 @@ class _Study:
     def look(
         self, used: Sequence[ArrayLayout], chunks: Mapping[str, Mapping[str, DimChunk]]
     ) -> _Seen:
-        """Walk through the graph of a candidate, or through those of two smaller twins."""
+        """Walk through the graph of a candidate, or through those of smaller twins."""
         main = used[0]
-        blocks = blocks_of(main, chunks[main.name])
-        thin = thinned(main, chunks[main.name])
+        own = chunks[main.name]
+        blocks = blocks_of(main, own)
+        thin = thinned(main, own)
         number = math.prod(blocks.values())
+        if not self._density and number > _PROBE:
+            shape = twin_shapes(main, own, blocks, thin, _PROBE)[0].shape
+            self._learn(main, own, shape, self.graph(chunks, shape)[0])
         # building a large graph takes long, so that it is told from others how large it will be
-        large = number * self._density > _TASKS
-        few = max(1, int(_TASKS / 4 / self._density)) if large else None
+        most = self._most()
+        large = number * self._density > most
+        few = max(1, int(most / 4 / self._density)) if large else None
         if number <= MANY_BLOCKS and not thin and not large:
             graph, gathered = self.graph(chunks)
-            self._density = min(self._density or math.inf, graph.tasks / number)
-            if graph.tasks <= _TASKS:
+            self._learn(main, own, Shape(), graph)
+            if graph.tasks <= most:
                 walked = self._walk(graph, _TRIED)
                 if not walked.untried:
-                    return _Seen(((1.0, walked, gathered),))
-                thin = thinned(main, chunks[main.name], walked.untried)
+                    return _Seen(((Twin(Shape()), walked, gathered),))
+                thin = thinned(main, own, walked.untried)
                 if not thin:
-                    return _Seen(((1.0, self._walk(graph), gathered),))
-        shapes = twin_shapes(main, chunks[main.name], blocks, thin, few)
-        return self._on_twins(main, chunks, shapes, few)
+                    return _Seen(((Twin(Shape()), self._walk(graph), gathered),))
+            else:
+                few = max(1, int(most / 4 / self._density))
+        return self._on_twins(main, chunks, twin_shapes(main, own, blocks, thin, few), few)
+
+    def _learn(
+        self, main: ArrayLayout, own: Mapping[str, DimChunk], shape: Shape, graph: Graph
+    ) -> None:
+        """Learn from a graph how many tasks a block makes."""
+        number = math.prod(blocks_of(main, own, shape).values())
+        self._density = min(self._density or math.inf, graph.tasks / number)
+
+    def _most(self) -> int:
+        """Tasks up to which there is time to look at a graph as it is."""
+        if not self._pace:
+            return _TASKS
+        return int(min(_TASKS, max(_FEWEST, self.rest() / 3 / self._pace)))
 
     def _on_twins(
         self,
         main: ArrayLayout,
         chunks: Mapping[str, Mapping[str, DimChunk]],
-        shapes: Sequence[Shape],
+        twins: Sequence[Twin],
         few: int | None = None,
         *,
         again: bool = False,
     ) -> _Seen:
-        """Walk through the graphs of two twins, of thinner ones where tasks take many blocks."""
-        walks: list[tuple[float, Walked, int]] = []
-        number = math.prod(blocks_of(main, chunks[main.name]).values())
-        for shape in shapes:
-            graph, gathered = self.graph(chunks, shape)
-            if not shape.keep:
-                self._density = min(self._density or math.inf, graph.tasks / number)
+        """Walk through the graphs of twins, of thinner ones where tasks take many blocks."""
+        walks: list[tuple[Twin, Walked, int]] = []
+        first = twins[0].shape
+        thin = Shape(thin=first.thin).fraction(main.sizes)
+        for twin in twins:
+            graph, gathered = self.graph(chunks, twin.shape)
+            self._learn(main, chunks[main.name], twin.shape, graph)
             walked = self._walk(graph, Effort().cap if again else _TRIED)
             if walked.untried and not again:
                 own = chunks[main.name]
-                part = shape.fraction({d: n for d, n in main.sizes.items() if d in shape.thin})
-                thin = thinned(main, own, round(walked.untried / part))
-                found = twin_shapes(main, own, blocks_of(main, own), thin or shape.thin, few)
+                part = twin.shape.fraction({d: n for d, n in main.sizes.items() if d in first.thin})
+                more = thinned(main, own, round(walked.untried / part)) or first.thin
+                found = twin_shapes(main, own, blocks_of(main, own), more, few)
                 return self._on_twins(main, chunks, found, few, again=True)
-            walks.append((shape.fraction(self.source.sizes), walked, gathered))
-            if not shape.keep and graph.tasks > _DEAR:
+            walks.append((twin, walked, gathered))
+            if not first.keep and graph.tasks > _DEAR:
                 break
-        return _Seen(tuple(walks))
+        return _Seen(tuple(walks), thin if first.keep or len(walks) == 1 else 1.0)
 
     def _walk(self, graph: Graph, cap: int = Effort().cap) -> Walked:
         """Walk through a graph, unless others are so much smaller that it cannot be the best."""
@@ -341,27 +413,27 @@ class _Study:
                 else f"it makes {graph.tasks} tasks or more, too many to look at"
             )
         # several tries have to fit in the time that is left
-        seconds = max(0.3, min(5.0, self.rest() / 3))
-        walked = walk(graph, self.rates, cap=cap, seconds=seconds)
+        rest = self.rest()
+        seconds = max(0.3, min(5.0, rest / 3))
+        walked = walk(graph, self.rates, cap=cap, seconds=seconds, late=self.late)
+        self._pace = max(self._pace, (rest - self.rest()) / max(_FEWEST, graph.tasks))
         self._fewest = min(self._fewest, graph.tasks)
         return walked
 
     def predict(self, seen: _Seen, threads: int) -> Prediction:
-        """Replay what was walked through; from twins, draw a straight line to the whole."""
+        """Replay what was walked through; from twins, draw straight lines to the whole."""
         workers = max(1, self.budget.workers)
         found = [
             (
-                part,
+                twin,
                 predict_walked(
                     w, threads=threads, workers=workers, rates=self.rates, gathered=gathered
                 ),
             )
-            for part, w, gathered in seen.walks
+            for twin, w, gathered in seen.walks
         ]
-        if len(found) > 1:
-            return extended(found)
-        part, one = found[0]
-        return one if part == 1 else enlarged(one, part)
+        one = extended(found) if len(found) > 1 else found[0][1]
+        return one if seen.part == 1 else enlarged(one, seen.part)
 
 
 def _stand_ins(graph: Graph) -> Iterator[StandIn]:
