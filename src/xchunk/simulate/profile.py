@@ -105,7 +105,7 @@ class Profiler:
         read: int,
     ) -> Profile:
         self.runs += 1
-        begun = time.perf_counter()
+        begun = time.process_time()
         given = {k: filled(values[k].template) for k in signature.deps}
         owners = [{id(root_of(a)) for a in arrays_in(given[k])} for k in signature.deps]
         started = not tracemalloc.is_tracing()
@@ -127,7 +127,7 @@ class Profiler:
         finally:
             if started:
                 tracemalloc.stop()
-            self._spent += time.perf_counter() - begun
+            self._spent += time.process_time() - begun
         views, own = set(), 0
         seen: set[int] = set()
         for array in arrays_in(result):

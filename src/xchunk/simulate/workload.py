@@ -65,7 +65,7 @@ _PROBE = 12
 _FEWEST = 300
 
 #: Tasks of a twin beyond which there is no second one, and beyond which there is none.
-_DEAR, _MOST = 1_500, 20_000
+_DEAR, _MOST = 1_500, 60_000
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,7 @@ class _Study:
     """Candidates that were not looked at for lack of time."""
     _small: bool = True
     _fewest: int = 10**9
+    """The fewest tasks of what fits so far."""
     _density: float = 0.0
     """The fewest tasks for a block of the largest variable so far."""
     _pace: float = 0.0
@@ -301,6 +302,8 @@ class _Study:
             return Outcome(label, chunks, None, f"{type(error).__name__}: {error}", blocks), None
         self.looked = True
         prediction = self.predict(found, max(1, self.budget.threads))
+        if prediction.peak <= self.budget.max_mem:
+            self._fewest = min(self._fewest, prediction.tasks)
         return Outcome(label, chunks, prediction, "", blocks), found
 
     def stagings(
@@ -345,6 +348,11 @@ class _Study:
             self._learn(main, own, shape, self.graph(chunks, shape)[0])
         # building a large graph takes long, so that it is told from others how large it will be
         most = self._most()
+        if number * self._density > 4 * self._fewest + _TASKS:
+            raise SimulationError(
+                f"it makes about {number * self._density:.0f} tasks where others make "
+                f"{self._fewest}, and was not looked at"
+            )
         large = number * self._density > most
         few = max(1, int(most / 4 / self._density)) if large else None
         if number <= MANY_BLOCKS and not thin and not large:
@@ -359,7 +367,11 @@ class _Study:
                     return _Seen(((Twin(Shape()), self._walk(graph), gathered),))
             else:
                 few = max(1, int(most / 4 / self._density))
-        return self._on_twins(main, chunks, twin_shapes(main, own, blocks, thin, few), few)
+        twins = twin_shapes(main, own, blocks, thin, few)
+        least = math.prod(blocks_of(main, own, twins[0].shape).values()) * self._density
+        if self.looked and least * self._pace > self.rest() - _OVERTIME * self.seconds:
+            raise SimulationError(f"it makes {least:.0f} tasks or more: there was no time for it")
+        return self._on_twins(main, chunks, twins, few)
 
     def _learn(
         self, main: ArrayLayout, own: Mapping[str, DimChunk], shape: Shape, graph: Graph
@@ -403,21 +415,14 @@ class _Study:
         return _Seen(tuple(walks), thin if first.keep or len(walks) == 1 else 1.0)
 
     def _walk(self, graph: Graph, cap: int = Effort().cap) -> Walked:
-        """Walk through a graph, unless others are so much smaller that it cannot be the best."""
-        limit = min(_MOST, 4 * self._fewest + _TASKS)
-        if graph.tasks > limit:
-            raise SimulationError(
-                f"it makes {graph.tasks} tasks or more, {graph.tasks / self._fewest:.0f} times "
-                "as many as others, and was not looked at"
-                if self._fewest < _MOST
-                else f"it makes {graph.tasks} tasks or more, too many to look at"
-            )
+        """Walk through a graph, unless it is too large."""
+        if graph.tasks > _MOST:
+            raise SimulationError(f"it makes {graph.tasks} tasks or more, too many to look at")
         # several tries have to fit in the time that is left
         rest = self.rest()
-        seconds = max(0.3, min(5.0, rest / 3))
+        seconds = max(0.5, min(5.0, rest / 3))
         walked = walk(graph, self.rates, cap=cap, seconds=seconds, late=self.late)
         self._pace = max(self._pace, (rest - self.rest()) / max(_FEWEST, graph.tasks))
-        self._fewest = min(self._fewest, graph.tasks)
         return walked
 
     def predict(self, seen: _Seen, threads: int) -> Prediction:
