@@ -129,17 +129,25 @@ def extended(found: Sequence[tuple[Twin, Prediction]]) -> Prediction:
     def line(name: str) -> float:
         return grown(getattr(small, name), [getattr(p, name) for _, p in found[1:]])
 
+    def whole(name: str) -> int:
+        return round(line(name))
+
     def read(name: str, what: str) -> int:
         first, *others = (getattr(p.reads[name], what) if name in p.reads else 0 for _, p in found)
         return round(grown(first, others))
 
     counts = ("requests", "decodes", "nbytes", "distinct")
     reads = {name: Reads(name, *(read(name, c) for c in counts)) for name in small.reads}
-    whole = ("tasks", "live", "heap", "worker_heap", "moved", "gathered", "block")
     return replace(
         found[-1][1],
-        **{name: round(line(name)) for name in whole},
+        tasks=whole("tasks"),
         reads=reads,
+        live=whole("live"),
+        heap=whole("heap"),
+        worker_heap=whole("worker_heap"),
+        moved=whole("moved"),
+        gathered=whole("gathered"),
+        block=whole("block"),
         seconds=line("seconds"),
         critical=line("critical"),
         scaled=math.prod(twin.to for twin, _ in found[1:]),

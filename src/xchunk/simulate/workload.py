@@ -321,6 +321,10 @@ class _Study:
             stored = {name: v.layout for name, v in one.variables.items()}
             source = Source(self.source.groups, {**self.source.layouts, **stored}, self.rates)
             study = replace(self, source=source, looked=bool(out))
+            if must and not out:
+                # without time it would be judged by assumptions, and refused for them
+                begun = (time.process_time(), time.monotonic())
+                study = replace(study, seconds=min(SECONDS, self.seconds / 2), _begun=begun)
             after = [stored.get(v.name, v) for v in used]
             outcome, seen = study.try_out(after, one.label, one.chunks)
             threads = self.budget.threads
