@@ -29,7 +29,7 @@ from xchunk.simulate.standin import Discard, StandIn
 from xchunk.simulate.values import Value, value_of
 from xchunk.storage.layouts import read_layout
 
-__all__ = ["StandIns", "compression_of", "dask_arrays", "lazy_graph"]
+__all__ = ["StandIns", "compression_of", "dask_arrays", "lazy_graph", "stand_ins_in"]
 
 
 def lazy_graph(lazy: Any, *, gather: bool | None = None) -> tuple[Graph, int]:
@@ -215,3 +215,18 @@ def _name_in(key: Any) -> str:
     """Name of the variable in the key that xarray has dask give an array, or nothing."""
     found = _KEY.fullmatch(key) if isinstance(key, str) else None
     return found.group(1) if found is not None else ""
+
+
+def stand_ins_in(graph: Graph) -> Iterator[StandIn]:
+    """All stand-ins that a graph names."""
+    stack: list[Any] = list(graph.nodes.values())
+    while stack:
+        node = stack.pop()
+        if isinstance(node, StandIn):
+            yield node
+        elif isinstance(node, TaskNode):
+            stack += [*node.args, *node.kwargs.values()]
+        elif isinstance(node, dict):
+            stack += node.values()
+        elif isinstance(getattr(node, "value", None), StandIn):
+            yield node.value

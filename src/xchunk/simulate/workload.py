@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,14 +17,13 @@ from xchunk.core.memory import MemoryBudget
 from xchunk.core.suggest import Suggestion
 from xchunk.core.workload import Outcome, Prediction, best_outcomes
 from xchunk.errors import InvalidChunksError, XchunkError
-from xchunk.simulate._dask import Graph, SimulationError, TaskNode, catch
+from xchunk.simulate._dask import Graph, SimulationError, catch
 from xchunk.simulate.answers import beside, staged, suggestion, too_large
 from xchunk.simulate.candidates import candidates, finer
-from xchunk.simulate.lazy import lazy_graph
+from xchunk.simulate.lazy import lazy_graph, stand_ins_in
 from xchunk.simulate.predict import Effort, predict_walked
 from xchunk.simulate.scale import MANY_BLOCKS, Twin, enlarged, extended, thinned, twin_shapes
 from xchunk.simulate.staging import Staging, stagings, weigh
-from xchunk.simulate.standin import StandIn
 from xchunk.simulate.twins import Shape, Source, blocks_of
 from xchunk.simulate.walk import Walked, walk
 
@@ -248,7 +247,7 @@ class _Study:
         if not self.bound:
             # the first call imports and compiles what the function needs, which is not our time
             self._begun = (time.process_time(), time.monotonic())
-        names = {s.layout.name for s in _stand_ins(graph)}
+        names = {s.layout.name for s in stand_ins_in(graph)}
         lazy = {n for n, v in movable.items() if v.format == "dask"}
         found = [v for n, v in movable.items() if n in names or n in lazy]
         if not found:
@@ -443,18 +442,3 @@ class _Study:
         ]
         one = extended(found) if len(found) > 1 else found[0][1]
         return one if seen.part == 1 else enlarged(one, seen.part)
-
-
-def _stand_ins(graph: Graph) -> Iterator[StandIn]:
-    """All stand-ins that a graph names."""
-    stack: list[Any] = list(graph.nodes.values())
-    while stack:
-        node = stack.pop()
-        if isinstance(node, StandIn):
-            yield node
-        elif isinstance(node, TaskNode):
-            stack += [*node.args, *node.kwargs.values()]
-        elif isinstance(node, dict):
-            stack += node.values()
-        elif isinstance(getattr(node, "value", None), StandIn):
-            yield node.value
