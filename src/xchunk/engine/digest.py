@@ -81,12 +81,13 @@ def _digests(spec: StageSpec, region: tuple[slice, ...], values: NDArray[Any]) -
     out = []
     for index in pieces_of(pieces, region):
         bounds = (a.bounds(j) for a, j in zip(pieces.axes, index, strict=True))
-        local = tuple(
+        local = [
             slice(start - r.start, stop - r.start)
             for (start, stop), r in zip(bounds, region, strict=True)
-        )
+        ]
         # the dots keep what has no dims an array
-        out.append(_digest(values[(*local, ...)]))
+        at: tuple[Any, ...] = (*local, ...)
+        out.append(_digest(values[at]))
     return out
 
 
