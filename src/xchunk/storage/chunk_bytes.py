@@ -3,7 +3,7 @@
 zarr's codec pipeline handles every chain of codecs. For the plain ones (values as they lie in
 memory, one compressor of numcodecs at the most, a checksum at the most) the way can be shorter:
 a chunk is decoded straight into the place of its values, and a checksum is written behind the
-bytes rather than appended to a copy of them. What comes out is the same, to the byte.
+bytes rather than appended to a copy of them. Either way reads what the other has written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-__all__ = ["ChunkBytes"]
+__all__ = ["ChunkBytes", "as_bytes"]
 
 #: Bytes of a checksum, behind those that it is of.
 _CHECKSUM = 4
