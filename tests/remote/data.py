@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import uuid
 from dataclasses import dataclass
 from functools import cache
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pytest
 import xarray as xr
 import zarr
 
@@ -17,6 +19,13 @@ from servers.s3 import BUCKET, S3
 Library = Literal["s3fs", "obstore"]
 WHAT = {"t": -1, "y": 10}
 SHARDS = {"t": -1, "y": 20, "x": -1}
+
+
+def need(*packages: str) -> None:
+    """Skip without a package, which is not loaded: most of these bring h5py with them."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}")
 
 
 def maps(folder: Path, zarr_format: Literal[2, 3] = 3, shards: bool = False) -> Path:

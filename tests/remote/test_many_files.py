@@ -14,6 +14,7 @@ import xarray as xr
 import zarr
 
 import xchunk
+from remote.data import need
 from xchunk.storage.roots import is_mixed
 
 # what cannot be kept as it is stored is said, which is looked at in the plan's notes
@@ -157,7 +158,7 @@ print(json.dumps([layout.format, list(layout.chunks), str(found.dtype), list(fou
 
 @pytest.mark.slow
 def test_references_of_kerchunk(tmp_path: Path) -> None:
-    pytest.importorskip("kerchunk")
+    need("kerchunk")
     call = [sys.executable, "-c", REFERENCES]
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -216,8 +217,7 @@ print(json.dumps([layout.format, list(layout.chunks), str(found.dtype), list(fou
     [("references", "zarr2", 60), ("icechunk", "zarr3", 60), ("manifest", "zarr3", 20)],
 )
 def test_references_of_virtualizarr(tmp_path: Path, kind: str, form: str, steps: int) -> None:
-    pytest.importorskip("virtualizarr")
-    pytest.importorskip("icechunk")
+    need("virtualizarr", "icechunk")
     call = [sys.executable, "-c", VIRTUAL, kind]
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ import zarr
 
 import xchunk
 import xchunk.bound
-from remote.data import WHAT, enough, enough_for, maps
+from remote.data import WHAT, enough, enough_for, maps, need
 from servers.web import has_nginx, nginx, without_ranges
 from xchunk.sources import open_source
 
@@ -154,7 +154,7 @@ def child(code: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_netcdf_over_http(site: str, bare: str, folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("h5netcdf")
+    need("h5netcdf")
     local = folder / "v.nc"
     made = child(MAKE, str(local))
     assert made.returncode == 0, made.stderr

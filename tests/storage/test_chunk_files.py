@@ -244,3 +244,30 @@ def test_each_chunk_is_opened_once(tmp_path: Path) -> None:
     finally:
         counting[0] = False
     assert np.array_equal(out, values[5:21])
+
+
+@pytest.mark.parametrize("codec", [numcodecs.GZip(1), numcodecs.Zlib(1)], ids=["gzip", "zlib"])
+@pytest.mark.parametrize("kind", ["equal", "random", "members", "too long"])
+def test_streams_of_any_length(tmp_path: Path, codec: Any, kind: str) -> None:
+    """Streams longer than what is decoded at once, several after another, and one too long."""
+    n = 300_000
+    array = zarr.create_array(
+        LocalStore(tmp_path), name="a", shape=(n,), chunks=(n,), dtype="f8", zarr_format=2,
+        compressors=codec,
+    )  # fmt: skip
+    files = taken(array)
+    values = np.full(n, 7.0) if kind == "equal" else np.random.default_rng(0).random(n)
+    files.write([slice(0, n)], values)
+    assert np.array_equal(array[:], values)
+    chunk = tmp_path / "a" / "0"
+    if kind == "members":
+        chunk.write_bytes(codec.encode(values[:9]) + codec.encode(values[9:]))
+    if kind == "too long":
+        chunk.write_bytes(codec.encode(np.append(values, 1.0)))
+    out = np.empty(n)
+    if kind == "too long" or (kind == "members" and codec.codec_id == "zlib"):
+        with pytest.raises(ValueError, match="damaged"):
+            files.read([slice(0, n)], out)
+        return
+    files.read([slice(0, n)], out)
+    assert np.array_equal(out, values)

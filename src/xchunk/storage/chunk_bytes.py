@@ -9,6 +9,7 @@ bytes rather than appended to a copy of them. Either way reads what the other ha
 from __future__ import annotations
 
 import sys
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,10 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 #: Bytes of a zstd frame's header, at most.
 _ZSTD_HEADER = 18
 _BLOSC_HEADER = 16
+#: zlib's word for the header and trailer to expect.
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "zlib": zlib.MAX_WBITS}
+#: Bytes of a stream that are given or taken at once.
+_AT_ONCE = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,14 @@ class ChunkBytes:
         """Encode the contiguous values of a chunk, without the tail."""
         if self.compressor is None:
             return as_bytes(values)
-        return np.frombuffer(self.compressor.encode(_typed(values)), dtype=np.uint8)
+        if self.compressor.codec_id == "gzip":
+            # numcodecs' compressors live until a collection of cycles, each with 256 kB
+            wide = 16 + zlib.MAX_WBITS
+            stream = zlib.compressobj(self.compressor.level, zlib.DEFLATED, wide)
+            encoded = stream.compress(as_bytes(values)) + stream.flush()
+        else:
+            encoded = self.compressor.encode(_typed(values))
+        return np.frombuffer(encoded, dtype=np.uint8)
 
     def check(self, checksum: int, tail: bytes) -> None:
         """Compare the checksum of a chunk's bytes with what is stored behind them.
@@ -105,6 +117,8 @@ class ChunkBytes:
             raise ValueError(f"it ends after {len(body)} bytes, before its own end")
         elif _decoded_size(self.compressor.codec_id, stored) == out.nbytes:
             self.compressor.decode(body, out=out)
+            return
+        elif _inflated(self.compressor.codec_id, body, out):
             return
         else:
             decoded = np.frombuffer(self.compressor.decode(body), dtype=np.uint8)
@@ -172,6 +186,32 @@ def _typed(values: NDArray[Any]) -> NDArray[Any]:
     """View values as what a codec takes: not all dtypes have a buffer of their own."""
     width = values.dtype.itemsize
     return values.view(f"u{width}" if width in (1, 2, 4, 8) else np.uint8)
+
+
+def _inflated(codec: str, stored: NDArray[np.uint8], out: NDArray[np.uint8]) -> bool:
+    """Decode one stream of gzip or zlib into memory that it just fills; tell whether it did.
+
+    numcodecs holds such a chunk two or three times. What is not just one stream of the size that
+    is due is left to it, so that it says what is wrong.
+    """
+    if codec not in _WINDOW_BITS:
+        return False
+    stream, at = zlib.decompressobj(_WINDOW_BITS[codec]), 0
+    for start in range(0, len(stored), _AT_ONCE):
+        given: Any = stored[start : start + _AT_ONCE]
+        while not stream.eof:
+            part = stream.decompress(given, _AT_ONCE)
+            if at + len(part) > out.nbytes:
+                return False
+            out[at : at + len(part)] = np.frombuffer(part, dtype=np.uint8)
+            at += len(part)
+            given = stream.unconsumed_tail
+            if not given and len(part) < _AT_ONCE:
+                break
+        if stream.eof:
+            ends = start + _AT_ONCE >= len(stored) and not stream.unused_data
+            return ends and at == out.nbytes
+    return False
 
 
 def _is_cut(codec: str, stored: bytes) -> bool:
