@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
@@ -143,6 +142,8 @@ def _is_bulk(ds: xr.Dataset, name: Any) -> bool:
 
 def _standin(ds: xr.Dataset, i: int) -> xr.Dataset:
     """Replace the data of a file by its number; nothing of it is read."""
+    import dask.array as da
+
     new = {
         name: (v.dims, da.full(v.shape, i, dtype="i4", chunks=-1), v.attrs, v.encoding)
         for name, v in ds.variables.items()
@@ -276,6 +277,8 @@ def _variable(
     chunks: Mapping[str, DimChunk],
     token: str,
 ) -> xr.Variable:
+    import dask.array as da
+
     lengths = tuple(chunks.get(str(d), -1) for d in standin.dims)
     data = da.from_array(
         array,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -163,8 +162,10 @@ def same_values(one: Assembled, held: Held, budget: MemoryBudget) -> bool:
     """Tell whether a variable holds the bits that the store holds; read part by part."""
     if not one.shape or one.dtype.hasobject or one.dtype.kind == "T":
         return bool(np.array_equal(_new(one), _old(held)))
+    from dask.array.core import normalize_chunks
+
     room = max(1, budget.per_task // 8)
-    parts = da.core.normalize_chunks("auto", one.shape, limit=room, dtype=one.dtype)
+    parts = normalize_chunks("auto", one.shape, limit=room, dtype=one.dtype)
     for index in np.ndindex(*map(len, parts)):
         region = tuple(
             slice(sum(p[:i]), sum(p[: i + 1])) for p, i in zip(parts, index, strict=True)

@@ -608,10 +608,12 @@ def test_a_failed_self_check_turns_tracing_off(
     variable = xr.open_zarr(store, consolidated=False).plain.variable
     assert trace(variable) is not None
     tracing._self_check.cache_clear()
-    monkeypatch.setattr(tracing, "_check", check_fails)
+    monkeypatch.setattr(tracing, "_check_blocks", check_fails)
     try:
-        assert not can_trace()
+        assert not can_trace(variable)
         assert trace(variable) is None
+        # what is no dask array does not need dask's names
+        assert trace(xr.open_zarr(store, chunks=None, consolidated=False).plain.variable)
     finally:
         tracing._self_check.cache_clear()
 
@@ -620,13 +622,15 @@ def test_without_private_names_nothing_is_traced(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "xchunk.storage._wrappers", None)
     tracing._self_check.cache_clear()
     try:
-        assert not can_trace()
+        assert not can_trace(xr.Variable("x", [1]))
+        assert not can_trace(xr.Variable("x", [1]).chunk())
     finally:
         tracing._self_check.cache_clear()
 
 
-def test_the_self_check_passes() -> None:
-    assert tracing._check()
+def test_the_self_checks_pass() -> None:
+    assert tracing._check_lazy()
+    assert tracing._check_blocks()
 
 
 @pytest.mark.skipif(HDF5 == "h5netcdf", reason="this is that process")

@@ -8,10 +8,10 @@ of them would silently get the values of the other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
-from dask.graph_manipulation import clone
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = ["Names"]
 
@@ -35,6 +35,8 @@ class Names:
         """
         leaves = dict(_leaves(blocks))
         if any(not _same(self._known.get(n, leaf), leaf) for n, leaf in leaves.items()):
+            from dask.graph_manipulation import clone
+
             blocks = clone(blocks, seed=seed)
             leaves = dict(_leaves(blocks))
         self._known.update(leaves)

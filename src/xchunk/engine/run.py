@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-import dask.array as da
 from dask.base import normalize_token
 from dask.base import optimize as dask_optimize
 from dask.utils import key_split
@@ -27,6 +26,7 @@ from xchunk.storage.workspace import PREFIX
 from xchunk.storage.zarr_io import delete_prefix, has_key, put_key
 
 if TYPE_CHECKING:
+    import dask.array as da
     import numpy as np
     from distributed import Client
 

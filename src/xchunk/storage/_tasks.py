@@ -29,12 +29,11 @@ from dask.blockwise import Blockwise, blockwise_token
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.layers import ArraySliceDep
 from dask.task_spec import Alias, DataNode, List, Task, TaskRef
-from xarray import Variable
 
 from xchunk.storage._parts import Part, UntraceableError, assemble, pick
 from xchunk.storage._wrappers import known_decoder, lazy_part
 
-__all__ = ["held_by", "part_of"]
+__all__ = ["held_by", "part_of_graph"]
 
 Chunks: TypeAlias = tuple[tuple[int, ...], ...]
 
@@ -44,13 +43,11 @@ _GETITEMS = (getitem, operator.getitem)
 _PLAIN = (Alias, TaskRef, str, bytes, int, float, bool, slice, type(None), type(Ellipsis))
 
 
-def part_of(variable: Variable) -> Part:
-    """Follow a variable's data down to the stored array."""
-    data: Any = variable._data
-    part = _Graph(data).part() if type(data) is dask.array.Array else lazy_part(data)
-    if part.shape != variable.shape:
-        raise UntraceableError("a shape that is not the variable's")
-    return part
+def part_of_graph(array: dask.array.Array) -> Part:
+    """Follow the graph of a dask array down to the stored array."""
+    if type(array) is not dask.array.Array:
+        raise UntraceableError("an array of another kind")
+    return _Graph(array).part()
 
 
 def held_by(array: dask.array.Array) -> Iterator[Any]:

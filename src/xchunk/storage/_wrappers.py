@@ -56,6 +56,7 @@ __all__ = [
     "is_lazy",
     "known_decoder",
     "lazy_part",
+    "lazy_part_of",
     "place_of",
     "reference",
     "resize_chunk_cache",
@@ -158,6 +159,11 @@ def resize_chunk_cache(part: Part, cache: tuple[int, int, float]) -> tuple[int, 
         before: tuple[int, int, float] = variable.get_var_chunk_cache()
         variable.set_var_chunk_cache(*cache)
     return before
+
+
+def lazy_part_of(variable: Any) -> Part:
+    """Read what a variable holds that is no dask array, without loading it."""
+    return lazy_part(variable._data)
 
 
 def lazy_part(array: Any) -> Part:

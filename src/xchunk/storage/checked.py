@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -172,6 +171,8 @@ def checked(variable: xr.Variable, encoded: xr.Variable, name: str) -> xr.Variab
     if encoded.chunks is None or variable.chunks is None:
         check(np.asarray(encoded.data), np.asarray(variable.data))
         return encoded
+    import dask.array as da
+
     data = da.map_blocks(
         check,
         encoded.data,

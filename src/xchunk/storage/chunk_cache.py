@@ -49,12 +49,11 @@ def small_chunk_caches(variables: Iterable[xr.Variable]) -> Iterator[None]:
 
 def _resize(variable: xr.Variable, cache: tuple[int, int, float]) -> Any:
     """Set one variable's cache; None where it has none, or cannot be traced."""
-    from xchunk.storage.trace import can_trace
+    from xchunk.storage.trace import can_trace, part_of
 
-    if not can_trace():
+    if not can_trace(variable):
         return None
     try:
-        from xchunk.storage._tasks import part_of
         from xchunk.storage._wrappers import resize_chunk_cache
 
         return resize_chunk_cache(part_of(variable), cache)

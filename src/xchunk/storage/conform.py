@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -77,20 +76,14 @@ def conform(
         return Assembled(**common, ref=raw.ref, origin=raw.origin, info=raw.info)
     encoder = ExactEncoder.of(variable, held, decoded=decoded)
     data: Any = variable.data
-    if variable.chunks is not None:
-        data = da.map_blocks(
-            encoder,
-            data,
-            dtype=held.info.dtype,
-            meta=np.empty((0,) * variable.ndim, dtype=held.info.dtype),
-        )
-    elif variable.size * max(1, variable.dtype.itemsize) <= _AT_ONCE:
+    if variable.chunks is None and variable.size * max(1, variable.dtype.itemsize) <= _AT_ONCE:
         data = encoder(np.asarray(data))
     else:
-        chunked = variable.chunk("auto").data
+        import dask.array as da
+
         data = da.map_blocks(
             encoder,
-            chunked,
+            (variable if variable.chunks is not None else variable.chunk("auto")).data,
             dtype=held.info.dtype,
             meta=np.empty((0,) * variable.ndim, dtype=held.info.dtype),
         )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 from dask.base import tokenize
 from numpy.typing import NDArray
@@ -13,6 +12,9 @@ from numpy.typing import NDArray
 from xchunk.core.extension import Extension
 from xchunk.storage.refs import ZarrRef
 from xchunk.storage.stored import open_stored
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = ["framed"]
 
@@ -56,6 +58,8 @@ def framed(
     token : str
         What the old values are told by, so that the same run has the same graph.
     """
+    import dask.array as da
+
     out = data if isinstance(data, da.Array) else da.from_array(np.asarray(data), chunks=-1)
     spans = extension.spans
     for axis, span in enumerate(spans):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
@@ -21,6 +20,9 @@ from xchunk.storage.refs import ZarrRef
 from xchunk.storage.stored import StoredInfo, open_stored
 from xchunk.storage.target import TargetArray, TargetMetadata, sort_documents
 from xchunk.storage.trace import trace
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = ["PlainArray", "assemble_blocks", "assemble_stored", "dims_of", "make_plain_metadata"]
 
@@ -82,6 +84,8 @@ def assemble_stored(
     chunks = tuple(c if isinstance(c, int) else max(c) for c in info.chunks or ())
     variable = None
     if objects:
+        import dask.array as da
+
         variable = xr.Variable(names, da.from_array(array, chunks=chunks or -1))
     group, _, name = path.rpartition("/")
     settings = {**encoding, "fill_value": array.fill_value}

@@ -8,9 +8,8 @@ whether all were stored alike.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
@@ -18,6 +17,9 @@ from dask.base import tokenize
 from xchunk.storage.joined import JoinedArray
 from xchunk.storage.refs import FileRef, OneRef
 from xchunk.storage.stale import VALUE_KEYS, is_left
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 __all__ = ["as_all_are_stored", "is_mixed", "made_from"]
 

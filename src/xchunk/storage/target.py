@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
@@ -37,6 +36,8 @@ __all__ = [
     "write_arrays",
 ]
 
+#: Kinds of dtypes that xarray encodes by their dtype alone.
+_NUMBERS = "biufc"
 _GROUP_FILES = (".zattrs", ".zmetadata", ".zgroup", ".zarray", "zarr.json")
 
 
@@ -98,17 +99,21 @@ def make_metadata(
         # yet; xarray writes and reads both.
         warnings.simplefilter("ignore")
         for path, (arrays, attrs) in groups.items():
-            template = _template(arrays, attrs)
+            # of numbers no value is looked at, so that none has to be lazy, which loads dask.array
+            hollow = all(a.assembled.dtype.kind in _NUMBERS for a in arrays)
+            template = _template(arrays, attrs, hollow=hollow)
             try:
                 template.to_zarr(
                     store,
                     group=path or None,
                     mode="a",
-                    compute=False,
+                    compute=hollow,  # type: ignore[call-overload] # of either type, and not used
                     consolidated=False,
                     zarr_format=zarr_format,
                     safe_chunks=False,
                 )
+                if hollow:
+                    _fill_up(store, arrays)
             except (ValueError, TypeError, NotImplementedError, KeyError) as error:
                 raise EncodingError(
                     f"the target's metadata cannot be made: {error}. Nothing was written."
@@ -166,8 +171,11 @@ def _parents(paths: Sequence[str]) -> set[str]:
     return out
 
 
-def _template(arrays: Sequence[TargetArray], attrs: Mapping[str, Any]) -> xr.Dataset:
-    variables = {a.assembled.name: _placeholder(a) for a in arrays}
+def _template(
+    arrays: Sequence[TargetArray], attrs: Mapping[str, Any], *, hollow: bool
+) -> xr.Dataset:
+    """Make a Dataset that has everything but values, and, where it is hollow, no lengths."""
+    variables = {a.assembled.name: _placeholder(a, hollow=hollow) for a in arrays}
     coords = {n: v for n, v in variables.items() if n in v.dims}
     # without an index no value is looked at, and no attribute "coordinates" is made up
     template = xr.Dataset(
@@ -178,7 +186,15 @@ def _template(arrays: Sequence[TargetArray], attrs: Mapping[str, Any]) -> xr.Dat
     return template[list(variables)]
 
 
-def _placeholder(array: TargetArray) -> xr.Variable:
+def _fill_up(store: Store, arrays: Sequence[TargetArray]) -> None:
+    """Give arrays that were made without elements their lengths."""
+    for each in arrays:
+        one = each.assembled
+        if one.shape:
+            zarr.open_array(store, path=one.path, mode="r+").resize(one.shape)
+
+
+def _placeholder(array: TargetArray, *, hollow: bool) -> xr.Variable:
     one = array.assembled
     encoding = dict(one.encoding)
     if one.shape:
@@ -188,7 +204,9 @@ def _placeholder(array: TargetArray) -> xr.Variable:
     if "_FillValue" not in one.attrs:
         # otherwise xarray would give floats a NaN fill that the source does not have
         encoding["_FillValue"] = None
-    return xr.Variable(one.dims, _no_values(one), dict(one.attrs), encoding)
+    values = np.zeros((0,) * len(one.shape), one.dtype) if hollow else _no_values(one)
+    # to look at the values first, xarray would load dask.array
+    return xr.Variable(one.dims, values, dict(one.attrs), encoding, fastpath=hollow)
 
 
 def _no_values(one: Assembled) -> Any:
@@ -198,6 +216,8 @@ def _no_values(one: Assembled) -> Any:
         else:
             empty = np.full((), "", dtype=object if one.dtype.hasobject else one.dtype)
         return np.broadcast_to(empty, one.shape)
+    import dask.array as da
+
     return da.zeros(one.shape, dtype=one.dtype, chunks=-1)
 
 

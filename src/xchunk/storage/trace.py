@@ -16,14 +16,18 @@ import functools
 import threading
 from typing import TYPE_CHECKING, Any
 
+import dask
 import numpy as np
+from dask.local import get_sync
 
 from xchunk.storage.refs import AxisPart, Traced
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["can_trace", "trace"]
+    from xchunk.storage._parts import Part
+
+__all__ = ["can_trace", "part_of", "trace"]
 
 _lock = threading.Lock()
 
@@ -42,24 +46,46 @@ def trace(variable: xr.Variable) -> Traced | None:
         Which elements of which stored array the variable shows; None where it is not
         certain that its values are those of one stored array and nothing else.
     """
-    if not can_trace():
+    if not can_trace(variable):
         return None
     return _trace(variable)
 
 
-def can_trace() -> bool:
-    """Whether tracing works with the xarray and dask that are installed.
+def can_trace(variable: xr.Variable) -> bool:
+    """Whether tracing works with the xarray, and for dask arrays the dask, that are installed.
 
     Once in a process, a small store in memory is traced: what has to be answered, and
-    what has to be refused. If any of it fails, nothing is traced in this process.
+    what has to be refused. If any of it fails, nothing is traced in this process. dask.array,
+    which takes half a second to load, is only looked at once there is such an array.
     """
     with _lock:
-        return _self_check()
+        return _self_check(blocks=variable.chunks is not None)
+
+
+def part_of(variable: xr.Variable) -> Part:
+    """Follow a variable's data down to the stored array.
+
+    Raises
+    ------
+    Exception
+        Of any kind, where that is not possible.
+    """
+    from xchunk.storage._parts import UntraceableError
+    from xchunk.storage._wrappers import lazy_part_of
+
+    if variable.chunks is None:
+        part = lazy_part_of(variable)
+    else:
+        from xchunk.storage._tasks import part_of_graph
+
+        part = part_of_graph(variable.data)
+    if part.shape != variable.shape:
+        raise UntraceableError("a shape that is not the variable's")
+    return part
 
 
 def _trace(variable: xr.Variable) -> Traced | None:
     try:
-        from xchunk.storage._tasks import part_of
         from xchunk.storage._wrappers import reference
 
         part = part_of(variable)
@@ -80,19 +106,60 @@ def _trace(variable: xr.Variable) -> Traced | None:
 
 
 @functools.cache
-def _self_check() -> bool:
+def _self_check(*, blocks: bool) -> bool:
     try:
-        return _check()
+        # to choose a method, dask loads distributed; and a cluster might change the answer
+        with dask.config.set({"array.rechunk.method": "tasks"}):
+            return _check_blocks() if blocks else _check_lazy()
     except Exception:
         return False
 
 
-def _check() -> bool:
+def _check_lazy() -> bool:
     """Trace what has to be answered and what has to be refused on a small store."""
-    import warnings
+    store, stored = _small_store()
+    lazy, raw = _opened(store, chunks=None), _opened(store, chunks=None, mask_and_scale=False)
+    edited = lazy[:]
+    edited[0, 0] = lazy[1, 1]
+    shown = [lazy, *_indexed(lazy)]
+    refused = [lazy[[0, 3, 4]], edited, lazy[:].load()]
+    return _shows(raw, stored, 0) and _as_it_has_to(shown, refused, stored)
 
+
+def _check_blocks() -> bool:
+    """Do the same with dask arrays."""
     import dask.array as da
     import xarray as xr
+
+    store, stored = _small_store()
+    blocks, raw = _opened(store, chunks={}), _opened(store, chunks={}, mask_and_scale=False)
+    shown = [blocks, *_indexed(blocks)]
+    for variable in (_opened(store, chunks=None), blocks):
+        shown += [
+            variable.chunk(t=4),
+            variable.chunk(t=4).chunk(t=3)[:, 1],
+            variable.chunk(t=4)[[5, 4, 3, 2, 1, 0]],
+            variable.chunk(t=2)[[1, 3, 5]],
+        ]
+    edited = blocks.copy()
+    edited[0, 0] = 7.0
+    dims, data = blocks.dims, blocks.data
+    refused = [
+        blocks * 2,
+        blocks.astype("f4"),
+        blocks.where(blocks > 3),
+        blocks.fillna(0),
+        blocks.roll(t=1),
+        blocks.shift(t=1),
+        blocks[[0, 3, 4]],
+        xr.Variable(dims, da.concatenate([data[3:], data[:3]])),
+        xr.Variable(dims, data.map_blocks(np.negative)),
+        edited,
+    ]
+    return _shows(raw, stored, 0) and _as_it_has_to(shown, refused, stored)
+
+
+def _small_store() -> tuple[Any, np.ndarray[Any, Any]]:
     import zarr
     from zarr.storage import MemoryStore
 
@@ -103,46 +170,30 @@ def _check() -> bool:
     )
     array[...] = stored
     array.attrs.update({"scale_factor": 0.5, "_FillValue": -1})
+    return store, stored
+
+
+def _opened(store: Any, **options: Any) -> Any:
+    import warnings
+
+    import xarray as xr
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lazy = xr.open_zarr(store, chunks=None, consolidated=False).a.variable
-        blocks = xr.open_zarr(store, consolidated=False).a.variable
-        raw = xr.open_zarr(store, consolidated=False, mask_and_scale=False).a.variable
-        right = _shows(raw, stored, 0)
-        for variable in (lazy, blocks):
-            shown = [
-                variable,
-                variable[5:0:-2, 1:3],
-                variable[3].copy(),
-                variable.transpose("x", "t"),
-                variable.transpose("x", "t")[1:, ::-1],
-                variable.chunk(t=4),
-                variable.chunk(t=4).chunk(t=3)[:, 1],
-                variable.chunk(t=4)[[5, 4, 3, 2, 1, 0]],
-                variable.chunk(t=2)[[1, 3, 5]],
-            ]
-            right = right and all(_shows(each, stored, 2) for each in shown)
-        edited, edited_lazy = blocks.copy(), lazy[:]
-        edited[0, 0] = 7.0
-        edited_lazy[0, 0] = 7.0
-        dims, data = blocks.dims, blocks.data
-        refused = [
-            blocks * 2,
-            blocks.astype("f4"),
-            blocks.where(blocks > 3),
-            blocks.fillna(0),
-            blocks.roll(t=1),
-            blocks.shift(t=1),
-            blocks[[0, 3, 4]],
-            lazy[[0, 3, 4]],
-            xr.Variable(dims, da.concatenate([data[3:], data[:3]])),
-            xr.Variable(dims, data.map_blocks(np.negative)),
-            xr.Variable(dims, stored),
-            edited,
-            edited_lazy,
-            lazy[:].load(),
-        ]
-    return right and all(_trace(variable) is None for variable in refused)
+        return xr.open_zarr(store, consolidated=False, **options).a.variable
+
+
+def _indexed(variable: Any) -> list[xr.Variable]:
+    turned = variable.transpose("x", "t")
+    return [variable[5:0:-2, 1:3], variable[3].copy(), turned, turned[1:, ::-1]]
+
+
+def _as_it_has_to(
+    shown: list[xr.Variable], refused: list[xr.Variable], stored: np.ndarray[Any, Any]
+) -> bool:
+    return all(_shows(each, stored, 2) for each in shown) and all(
+        _trace(each) is None for each in refused
+    )
 
 
 def _shows(variable: xr.Variable, stored: np.ndarray[Any, Any], steps: int) -> bool:
@@ -159,5 +210,6 @@ def _shows(variable: xr.Variable, stored: np.ndarray[Any, Any], steps: int) -> b
     order = [part.stored_axis for part in traced.axes]
     values = found.transpose(order + [axis for axis, _ in traced.fixed]).reshape(variable.shape)
     shown = variable.copy(deep=False)
-    shown = shown.compute(scheduler="sync") if shown.chunks else shown.compute()
+    # given by its name, dask would look for a client first, and load distributed
+    shown = shown.compute(scheduler=get_sync) if shown.chunks else shown.compute()
     return bool(np.array_equal(shown.values, values * 0.5 if steps else values))
