@@ -10,6 +10,7 @@ metadata are zarr's, so that either way reads what the other has written.
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import uuid
@@ -55,8 +56,8 @@ class _Part:
 class ChunkFiles:
     """The files of one array."""
 
-    folder: Path
-    """The array's own folder."""
+    folder: str
+    """The array's own folder; paths are put together as text, of which there are many."""
     array: zarr.Array[Any]
     """The array, for its metadata."""
     how: ChunkBytes
@@ -82,7 +83,7 @@ class ChunkFiles:
             # rectilinear chunks
             return None
         how = ChunkBytes.of(array)
-        folder = Path(base.root) / array.path
+        folder = str(Path(base.root) / array.path)
         return None if how is None else cls(folder, array, how, fill)
 
     def read(self, region: Sequence[slice], out: NDArray[Any]) -> None:
@@ -109,6 +110,8 @@ class ChunkFiles:
     def write(self, region: Sequence[slice], values: NDArray[Any]) -> None:
         """Write a region of whole chunks, from values of the stored dtype."""
         spare: NDArray[Any] | None = None
+        # what is not finished is named as zarr names it, so that it is known and swept like that
+        unfinished = f".{uuid.uuid4().hex}.partial"
         for parts in self._parts(region):
             chunk = values[tuple(p.here for p in parts)]
             if chunk.shape != self.array.chunks or not chunk.flags.c_contiguous:
@@ -118,11 +121,11 @@ class ChunkFiles:
                     # beyond the array's end a chunk holds the fill value
                     spare[...] = self.fill
                 elif self.how.is_raw:
-                    self._put(self._path(parts), _gathered(chunk, spare))
+                    self._put(self._path(parts), _gathered(chunk, spare), unfinished)
                     continue
                 spare[tuple(p.there for p in parts)] = chunk
                 chunk = spare
-            self._put(self._path(parts), [self.how.encode(chunk)])
+            self._put(self._path(parts), [self.how.encode(chunk)], unfinished)
 
     def _parts(self, region: Sequence[slice]) -> Iterator[tuple[_Part, ...]]:
         """List the chunks that a region touches, in C order."""
@@ -138,14 +141,15 @@ class ChunkFiles:
             along.append(found)
         return itertools.product(*along)
 
-    def _path(self, parts: tuple[_Part, ...]) -> Path:
-        return self.folder / self.array.metadata.encode_chunk_key(tuple(p.index for p in parts))
+    def _path(self, parts: tuple[_Part, ...]) -> str:
+        key = self.array.metadata.encode_chunk_key(tuple(p.index for p in parts))
+        return f"{self.folder}/{key}"
 
     def _read_chunk(self, parts: tuple[_Part, ...], out: NDArray[Any]) -> bool:
         """Read one chunk into contiguous memory; return whether it is there."""
-        memory = as_bytes(out)
+        memory, path = as_bytes(out), self._path(parts)
         try:
-            with self._path(parts).open("rb", buffering=0) as file:
+            with io.FileIO(path) as file:
                 if not self.how.is_raw:
                     stored = file.readall()
                 else:
@@ -158,12 +162,12 @@ class ChunkFiles:
                 self.how.decode(stored, memory)
             except _UNDECODABLE as error:
                 raise ValueError(
-                    f"{self._path(parts)} cannot be decompressed: {error}. It is damaged."
+                    f"{path} cannot be decompressed: {error}. It is damaged."
                 ) from error
             return True
         if got != memory.nbytes or len(tail) != self.how.tail_size:
             raise ValueError(
-                f"{self._path(parts)} has {got + len(tail)} bytes where "
+                f"{path} has {got + len(tail)} bytes where "
                 f"{memory.nbytes + self.how.tail_size} are due. It is damaged."
             )
         self.how.check(checksum, tail)
@@ -180,26 +184,25 @@ class ChunkFiles:
             got += n
         return got, checksum
 
-    def _put(self, path: Path, encoded: Iterable[NDArray[np.uint8]]) -> None:
+    def _put(self, path: str, encoded: Iterable[NDArray[np.uint8]], unfinished: str) -> None:
         """Write one chunk, given piece by piece, and what goes behind it."""
-        # named as zarr names what it has not finished, so that it is known and swept like that
-        partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
+        partial = path + unfinished
         try:
             try:
-                file = partial.open("xb", buffering=0)
+                file = io.FileIO(partial, "xb")
             except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = partial.open("xb", buffering=0)
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                file = io.FileIO(partial, "xb")
             with file:
                 checksum = 0
                 for data in encoded:
                     checksum = self.how.sum(data, checksum)
                     _write_all(file, data)
                 _write_all(file, np.frombuffer(self.how.tail(checksum), dtype=np.uint8))
-            partial.replace(path)
+            Path(partial).replace(path)
         except BaseException:
             with suppress(OSError):
-                partial.unlink(missing_ok=True)
+                Path(partial).unlink(missing_ok=True)
             raise
 
 
