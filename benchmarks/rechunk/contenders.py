@@ -35,6 +35,14 @@ def opened(case: Case, source: str) -> Any:
     return xr.open_dataset(source, engine=engine, chunks={}, decode_cf=False)
 
 
+def asked_of_xchunk(case: Case, target: str, budget: int) -> dict[str, Any]:
+    what = {"v": dict(zip(case.dims, case.target, strict=True))}
+    asked: dict[str, Any] = {"what": what, "store": target, "max_mem": budget}
+    if case.target_shards is not None:
+        asked["shards"] = {"v": dict(zip(case.dims, case.target_shards, strict=True))}
+    return asked
+
+
 def with_xchunk(
     case: Case, source: str, target: str, budget: int, threads: int, _: str
 ) -> dict[str, Any]:
@@ -43,17 +51,26 @@ def with_xchunk(
     import xchunk  # noqa: F401
 
     ds = opened(case, source)
-    what = {"v": dict(zip(case.dims, case.target, strict=True))}
-    options: dict[str, Any] = {}
-    if case.target_shards is not None:
-        options["shards"] = {"v": dict(zip(case.dims, case.target_shards, strict=True))}
+    ds.chunking.layout()  # with this all of xchunk is loaded
     before = held()
     with dask.config.set(num_workers=threads):
-        plan = ds.chunking.plan(what, store=target, max_mem=budget, **options)
-        ds.chunking.apply(what, store=target, max_mem=budget, progress=False, **options)
+        ds.chunking.apply(**asked_of_xchunk(case, target, budget), progress=False)
+    return {"before": before}
+
+
+def planned(
+    case: Case, source: str, target: str, budget: int, threads: int, _: str
+) -> dict[str, Any]:
+    """Say what xchunk would do; nothing is copied."""
+    import dask
+
+    import xchunk  # noqa: F401
+
+    with dask.config.set(num_workers=threads):
+        plan = opened(case, source).chunking.plan(**asked_of_xchunk(case, target, budget))
     one = plan["v"]
     return {
-        "before": before,
+        "before": 0,
         "predicted": plan.projected_mem,
         "family": one.family,
         "boxes": [[list(s.boxes.chunks), s.boxes.count] for s in one.stages],
@@ -141,6 +158,7 @@ def with_rechunkit(
 
 WHO = {
     "xchunk": with_xchunk,
+    "plan": planned,
     "dask": with_dask,
     "rechunker": with_rechunker,
     "cubed": with_cubed,
