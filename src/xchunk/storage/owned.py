@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -86,15 +86,23 @@ def _list(store: Store, path: str, *, deep: bool = True) -> list[str]:
     start = root / path
     if _has_link(root, path) or not start.is_dir():
         return []
-    out = []
-    for folder, folders, names in os.walk(start, followlinks=False):
-        if not deep:
-            folders.clear()
-        here = Path(folder)
-        out += [
-            (here / n).relative_to(root).as_posix() for n in names if not (here / n).is_symlink()
-        ]
-    return sorted(out)
+    above = len(str(root).rstrip(os.sep)) + 1
+    return sorted(path[above:].replace(os.sep, "/") for path in _files(str(start), deep=deep))
+
+
+def _files(folder: str, *, deep: bool) -> Iterator[str]:
+    """Yield the paths of files, which are many, so that they are not made objects of; no links."""
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                continue
+            if not entry.is_dir(follow_symlinks=False):
+                yield entry.path
+            elif deep:
+                folders.append(entry.path)
+    for each in folders:
+        yield from _files(each, deep=True)
 
 
 def _has_link(root: Path, path: str) -> bool:
