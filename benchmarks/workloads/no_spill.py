@@ -40,7 +40,7 @@ PATTERNS: dict[str, dict[str, Any]] = {
     "resample": {"resample": {"time": "MS"}},
     "climatology": {"groupby": "time.month"},
     "anomaly": {"groupby": "time.month"},
-    "correlation": {"reduce": ["time"]},
+    "correlation": {"reduce": {"time": "corr"}},
     "cumsum": {"access": {"time": -1}},
     "map_blocks": {"access": "map"},
 }

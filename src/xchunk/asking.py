@@ -123,7 +123,9 @@ class Asking(Generic[T]):
             How many times the data are used like this; what a rechunk costs is weighed with it.
         reduce : str, sequence of str or mapping, optional
             Dims that the operation reduces, as in ``ds.mean(reduce)``, or for each the method
-            that does it, whose copies of a block are then reckoned: ``{"time": "std"}``.
+            that does it, whose copies of a block are then reckoned: ``{"time": "std"}``. Named
+            so, ``"corr"`` and ``"cov"``, which go over the dim twice, also have room for what is
+            held of both variables in between.
         rolling : mapping, optional
             Lengths of moving windows: ``{"time": 24}``.
         groupby : str or sequence of str, optional

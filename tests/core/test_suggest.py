@@ -148,9 +148,9 @@ def test_few_candidates_are_looked_at(  # noqa: PLR0917 - a row of the table
     looked: list[int] = []
     product = passes._product
 
-    def counted(states: Any, column: Any, size: int) -> Any:
+    def counted(states: Any, column: Any, size: int, again: int) -> Any:
         looked.append(len(states.tasks) * len(column.items))
-        return product(states, column, size)
+        return product(states, column, size, again)
 
     monkeypatch.setattr(passes, "_product", counted)
     advise(v, access, budget, **more)
@@ -217,6 +217,33 @@ def test_what_is_not_named_leaves_room_where_it_costs_little() -> None:
     s = advise(large, None, workers(1, 1), reduce="time")
     assert s.read_amplification == 1
     assert "copies much" in s.why
+
+
+@pytest.mark.parametrize(("method", "held"), [("corr", 2), ("cov", 2)])
+def test_what_goes_over_a_dim_twice_holds_all_of_it(method: str, held: int) -> None:
+    """Blocks are small enough across the dim that all of a place fit, or the dim is whole."""
+    stored = layout("time lat lon", (3650, 180, 360), (365, 180, 180), codecs=("zstd",))
+    budget = workers(1, 2, 2)
+    s = advise(stored, None, budget, reduce={"time": method})
+    column = math.prod(n if d == "time" else s.chunks[d] for d, n in s.layout.sizes.items())
+    whole = s.chunks["time"] in (-1, 3650)
+    assert s.worker_mem <= budget.max_mem
+    assert whole or held * 4 * column <= s.worker_mem
+    assert "twice" not in s.why
+    plain = advise(stored, None, budget, reduce={"time": "mean"})
+    assert plain.chunks == {"time": 365, "lat": 180, "lon": 180}
+
+
+def test_what_may_go_over_a_dim_twice_is_warned_of() -> None:
+    stored = layout("time lat lon", (3650, 180, 360), (365, 180, 180), codecs=("zstd",))
+    assert "goes over time twice" in advise(stored, None, workers(1, 2, 2), reduce="time").why
+    assert "goes over time twice" not in advise(stored, None, workers(64, 2), reduce="time").why
+
+
+def test_rolling_windows_leave_room_for_their_copies() -> None:
+    stored = layout("time lat lon", (3650, 180, 360), (365, 180, 180), codecs=("zstd",))
+    s = advise(stored, None, workers(1, 2), rolling={"time": 30})
+    assert 7 * block_nbytes(s) * 2 <= workers(1, 2).max_mem
 
 
 def test_unknown_methods_are_refused() -> None:

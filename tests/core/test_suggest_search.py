@@ -42,7 +42,11 @@ def brute_force(model: PassModel) -> float | None:
         blocks = Grid.of(v.shape, block)
         elements = blocks.box_elements
         task = model.task_mem(float(elements), 1.0, False)
-        if model.worker_mem(task, elements) > model.budget.max_mem:
+        twice = model.pattern.reduces if model.held else ()
+        column = math.prod(
+            n if d in twice else b for d, n, b in zip(v.dims, v.shape, block, strict=True)
+        )
+        if model.worker_mem(task, elements, column) > model.budget.max_mem:
             continue
         reads = blocks.pairs(grid)
         seconds = model.seconds(float(blocks.count), float(v.size), float(reads), 0.0)
@@ -50,8 +54,12 @@ def brute_force(model: PassModel) -> float | None:
     return best if math.isfinite(best) else None
 
 
+TWICE = AccessPattern("corr", reduces=("a",), methods={"a": "corr"})
+
+
 @pytest.mark.parametrize("seed", range(6))
-def test_aligned_scans_are_the_best_of_all(seed: int) -> None:
+@pytest.mark.parametrize("pattern", [SCAN, TWICE], ids=["scan", "over a dim twice"])
+def test_aligned_blocks_are_the_best_of_all(pattern: AccessPattern, seed: int) -> None:
     rng = np.random.default_rng(seed)
     found = 0
     for _ in range(100):
@@ -70,8 +78,8 @@ def test_aligned_scans_are_the_best_of_all(seed: int) -> None:
             latency=float(rng.choice([0.0, 1e-3])),
             task=float(rng.choice([1e-5, 1e-3, 1e-1])),
         )
-        model = PassModel(layout, SCAN, budget, rates)
-        best = best_pass(layout, SCAN, budget, rates)
+        model = PassModel(layout, pattern, budget, rates)
+        best = best_pass(layout, pattern, budget, rates)
         expected = brute_force(model)
         if expected is None:
             assert best is None or best.splits

@@ -36,6 +36,7 @@ class _States:
 
     tasks: NDArray[np.float64]
     elements: NDArray[np.float64]
+    column: NDArray[np.float64]
     decoded: NDArray[np.float64]
     reads: NDArray[np.float64]
     touched: NDArray[np.float64]
@@ -92,7 +93,7 @@ def pass_points(
             runs = s.runs if model.is_free else np.zeros(1)
             seconds = model.seconds(s.tasks, s.decoded, _requests(model, s), runs)
             task = model.task_mem(s.elements, s.touched, s.splits > 0)
-            mem = model.worker_mem(task, s.elements)
+            mem = model.worker_mem(task, s.elements, s.column)
             out.append(np.stack([s.elements * item_nbytes(layout.dtype), seconds, mem]))
     return np.concatenate(out, axis=1).T
 
@@ -118,28 +119,31 @@ def _merge(model: PassModel, columns: Sequence[DimCandidates], split: bool) -> _
     limit = model.budget.max_mem
     one = np.ones(1)
     states = _States(
-        one, one, one, one, one, one, one, 0 * one, one, one, np.zeros((1, 0), np.int32)
+        one, one, one, one, one, one, one, one, 0 * one, one, one, np.zeros((1, 0), np.int32)
     )
     rest = [min(c.length for c in d.items) for d in columns]
     fewest = [min(c.blocks for c in d.items) for d in columns]
     for i in reversed(range(len(columns))):
         if len(states.tasks) * len(columns[i].items) > _MANY_STATES:
             states = _thinned(states)
-        states = _product(states, columns[i], model.layout.shape[i] if model.is_free else 0)
-        task = model.task_mem(
-            states.elements * math.prod(rest[:i]), states.touched, states.splits > 0
-        )
-        fits = model.worker_mem(task, states.elements * math.prod(rest[:i])) <= limit
+        size = model.layout.shape[i]
+        again = bool(model.held) and model.layout.dims[i] in model.pattern.reduces
+        states = _product(states, columns[i], size if model.is_free else 0, size if again else 0)
+        least = math.prod(rest[:i])
+        task = model.task_mem(states.elements * least, states.touched, states.splits > 0)
+        fits = model.worker_mem(task, states.elements * least, states.column * least) <= limit
         fits &= states.tasks * math.prod(fewest[:i]) <= MOST_TASKS
         if not fits.any():
             return None
-        states = _shortest(states.take(np.flatnonzero(fits)), touched_matters=split)
+        states = states.take(np.flatnonzero(fits))
+        states = _shortest(states, touched_matters=split, column_matters=bool(model.held))
     return states
 
 
-def _product(states: _States, column: DimCandidates, size: int) -> _States:
+def _product(states: _States, column: DimCandidates, size: int, again: int) -> _States:
     """Combine each state with each candidate of a dim, whose size is 0 where runs don't matter.
 
+    A dim that is gone over twice has its size a second time; it is part of a column as a whole.
     Runs go on through dims that a block holds whole; the first cut from the back breaks them.
     """
     n, m = len(states.tasks), len(column.items)
@@ -151,6 +155,7 @@ def _product(states: _States, column: DimCandidates, size: int) -> _States:
     return _States(
         tasks=s.tasks * blocks,
         elements=s.elements * column.column("length")[right],
+        column=s.column * (again or column.column("length")[right]),
         decoded=s.decoded * column.column("decoded")[right],
         reads=s.reads * column.column("reads")[right],
         touched=s.touched * column.column("touched")[right],
@@ -163,11 +168,12 @@ def _product(states: _States, column: DimCandidates, size: int) -> _States:
     )
 
 
-def _shortest(states: _States, *, touched_matters: bool) -> _States:
+def _shortest(states: _States, *, touched_matters: bool, column_matters: bool) -> _States:
     """Of states that agree in all that costs time, keep the one with the smallest blocks."""
     memory = (
         (states.touched, states.elements, states.splits) if touched_matters else (states.elements,)
     )
+    memory = (states.column, *memory) if column_matters else memory
     agree = (
         states.whole_shards,
         states.runs,
@@ -231,7 +237,7 @@ def _choose(model: PassModel, columns: Sequence[DimCandidates], states: _States)
         tasks=math.prod(c.blocks for c in picks),
         block_nbytes=elements * item_nbytes(model.layout.dtype),
         projected_mem=math.ceil(task),
-        worker_mem=math.ceil(float(model.worker_mem(task, elements))),
+        worker_mem=math.ceil(float(model.worker_mem(task, elements, float(states.column[best])))),
         decodes=0 if model.is_free else math.prod(c.reads for c in picks),
         amplification=math.prod(c.decoded for c in picks) / size,
         seconds=float(np.broadcast_to(seconds, rank.shape)[best]),

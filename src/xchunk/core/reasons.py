@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from xchunk._typing import DimChunk
 from xchunk.core.access import AccessPattern
-from xchunk.core.blocks import MANY_COPIES, LazyPass, PassModel
+from xchunk.core.blocks import MANY_COPIES, LazyPass, PassModel, item_nbytes
 from xchunk.core.cost import Rates
 from xchunk.core.decide import TIE, WORTHWHILE, Decision
 from xchunk.core.layout import ArrayLayout
@@ -56,6 +56,7 @@ def why_of(
     said += _staged(layout, decision) if decision.action == "stage" else _lazy(layout, decision)
     said.append(_memory(budget, decision))
     said += _copies(patterns, budget, decision)
+    said += _twice(layout, patterns, budget, decision)
     if decision.fewer is not None:
         fewer = decision.fewer
         said.append(
@@ -209,6 +210,36 @@ def _copies(
     text = "An operation that copies much, such as std of float32, would take up to "
     text += f"{format_bytes(needed)}: name it, reduce={{dim: 'std'}}, or give it as workload=."
     return [text]
+
+
+def _twice(
+    layout: ArrayLayout,
+    patterns: Sequence[AccessPattern],
+    budget: MemoryBudget,
+    decision: Decision,
+) -> list[str]:
+    """Warn of operations that need all of a dim before they go over it again."""
+    lengths = {
+        d: min(n, c if isinstance(c, int) and c != -1 else max(c) if isinstance(c, tuple) else n)
+        for d, n in layout.sizes.items()
+        for c in [decision.chosen.chunks[d]]
+    }
+    for p in patterns:
+        along = {*p.reduces, *p.groups}
+        if p.methods or not any(lengths[d] < n for d, n in layout.sizes.items() if d in along):
+            continue
+        column = math.prod(n if d in along else lengths[d] for d, n in layout.sizes.items())
+        held = 2 * column * item_nbytes(layout.dtype)
+        if held > budget.max_mem * max(1, budget.workers):
+            over = next(d for d in layout.sizes if d in along)
+            text = (
+                f"An operation that goes over {over} twice, such as a correlation or an anomaly, "
+            )
+            text += (
+                f"holds {format_bytes(held)} of two variables in between: give it as workload=, "
+            )
+            return [text + f"or name a correlation, reduce={{{over!r}: 'corr'}}."]
+    return []
 
 
 def _threads(layout: ArrayLayout, budget: MemoryBudget, decision: Decision) -> list[str]:
