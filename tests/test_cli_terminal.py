@@ -173,7 +173,7 @@ def test_a_log_has_no_control_characters(maps: str) -> None:
 
 
 @pytest.mark.slow
-@MANY
+@pytest.mark.parametrize("maps", [6000], indirect=True)  # the first event comes after a second
 def test_sigterm_is_told_as_json(maps: str, no_orphans: None) -> None:
     process = start(*RECHUNK, *TIGHT, *WORKERS, "--json", "--log-json")
     assert process.stderr is not None
