@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xchunk.core import passes
+from xchunk.core import passes, suggest
 from xchunk.core.access import AccessPattern
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
@@ -449,3 +449,21 @@ def test_no_advice_is_above_the_budget(
     assert blocks.count == s.tasks
     for cut, stored in zip(blocks.axes, grid.axes, strict=True):
         assert cut.nests(stored) or stored.nests(cut)
+
+
+def test_what_is_stored_alike_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    one = suggest.suggest_array
+
+    def counted(v: ArrayLayout, *args: Any, **more: Any) -> VariableSuggestion:
+        looked.append(v.name)
+        return one(v, *args, **more)
+
+    monkeypatch.setattr(suggest, "suggest_array", counted)
+    alike = [replace(DAILY, name=f"v{i}", fill_value=math.nan) for i in range(30)]
+    other = replace(DAILY, name="other", shape=(100, 180, 360))
+    found = suggest_dataset([*alike, other], "timeseries", workers(4, 2))
+    assert looked == ["v0", "other"]
+    for v in (*alike, other):
+        assert found.variables[v.name] == one(v, found.patterns, workers(4, 2), rates=found.rates)
+        assert found.variables[v.name].layout is v

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xchunk._typing import Action, Chunks, DimChunk
@@ -257,8 +257,16 @@ def suggest_dataset(
         access, layouts, passes=passes, reduce=reduce, rolling=rolling, groups=groups
     )
     rates = rates or Rates()
+    # what is stored alike gets the same advice, which is looked for once
+    known: dict[ArrayLayout, VariableSuggestion] = {}
+    out = {}
+    for v in layouts:
+        alike = replace(v, name="", packing=None, fill_value=None)
+        if alike not in known:
+            known[alike] = suggest_array(v, patterns, budget, rates=rates)
+        out[v.name] = replace(known[alike], layout=v)
     return Suggestion(
-        {v.name: suggest_array(v, patterns, budget, rates=rates) for v in layouts},
+        out,
         budget,
         _said(patterns),
         patterns=patterns,
