@@ -36,6 +36,7 @@ def opened(case: Case, source: str) -> Any:
 
 
 def asked_of_xchunk(case: Case, target: str, budget: int) -> dict[str, Any]:
+    """Spell a case out in the words of xchunk's `plan` and `apply`."""
     what = {"v": dict(zip(case.dims, case.target, strict=True))}
     asked: dict[str, Any] = {"what": what, "store": target, "max_mem": budget}
     if case.target_shards is not None:

@@ -244,6 +244,18 @@ def test_rolling_windows_leave_room_for_their_copies() -> None:
     stored = layout("time lat lon", (3650, 180, 360), (365, 180, 180), codecs=("zstd",))
     s = advise(stored, None, workers(1, 2), rolling={"time": 30})
     assert 7 * block_nbytes(s) * 2 <= workers(1, 2).max_mem
+    # also where what is done with the windows is named
+    named = advise(stored, None, workers(1, 2), rolling={"time": 30}, reduce={"time": "mean"})
+    assert 7 * block_nbytes(named) * 2 <= workers(1, 2).max_mem
+
+
+def test_only_the_dims_that_are_gone_over_twice_are_held() -> None:
+    stored = layout("member time lat", (40, 4000, 500), (1, 400, 500), codecs=("zstd",))
+    s = advise(stored, None, workers(1, 2), reduce={"time": "corr", "member": "mean"})
+    both = advise(stored, None, workers(1, 2), reduce={"time": "corr", "member": "corr"})
+    # of one member all times fit, of all members they do not
+    assert s.read_amplification == 1
+    assert both.chunks != s.chunks
 
 
 def test_unknown_methods_are_refused() -> None:

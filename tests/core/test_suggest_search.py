@@ -42,9 +42,8 @@ def brute_force(model: PassModel) -> float | None:
         blocks = Grid.of(v.shape, block)
         elements = blocks.box_elements
         task = model.task_mem(float(elements), 1.0, False)
-        twice = model.pattern.reduces if model.held else ()
         column = math.prod(
-            n if d in twice else b for d, n, b in zip(v.dims, v.shape, block, strict=True)
+            n if d in model.twice else b for d, n, b in zip(v.dims, v.shape, block, strict=True)
         )
         if model.worker_mem(task, elements, column) > model.budget.max_mem:
             continue

@@ -155,7 +155,7 @@ class PassModel:
         """Bytes held for each byte of a block while it is worked on, the block itself counted."""
         size = 0 if item_nbytes(self.layout.dtype) <= 2 else 1 + (self.layout.dtype.itemsize > 4)
         named = [METHOD_COPIES[m][size] for m in self.pattern.methods.values()]
-        return max(named, default=HALO_COPIES if any(self.pattern.halo.values()) else 0.0)
+        return max([*named, HALO_COPIES if any(self.pattern.halo.values()) else 0.0])
 
     def crowding(self, elements: Any) -> Any:
         """Times, as a power of 2, by which an operation that copies much would need too much.
@@ -198,9 +198,9 @@ class PassModel:
         return np.where(splits, np.maximum(reading, split), np.maximum(reading, whole))
 
     @property
-    def held(self) -> float:
-        """Columns of blocks that are held by an operation that goes over a dim twice."""
-        return max((HELD_COLUMNS.get(m, 0.0) for m in self.pattern.methods.values()), default=0.0)
+    def twice(self) -> tuple[str, ...]:
+        """Dims that the operation goes over twice."""
+        return tuple(d for d, m in self.pattern.methods.items() if m in HELD_COLUMNS)
 
     def worker_mem(self, task: Any, elements: Any, column: Any) -> Any:
         """Bytes by which a worker grows: its running tasks, and finished blocks that wait.
@@ -210,7 +210,8 @@ class PassModel:
         """
         threads = max(1, self.budget.threads)
         waiting = 0 if self.pattern.reduces else math.ceil(SATURATION * threads) - threads
-        again = np.where(column > elements, self.held * column, 0.0) if self.held else 0.0
+        columns = max((HELD_COLUMNS[self.pattern.methods[d]] for d in self.twice), default=0.0)
+        again = np.where(column > elements, columns * column, 0.0)
         return threads * task + (waiting * elements + again) * item_nbytes(self.layout.dtype)
 
     def seconds(self, tasks: Any, decoded: Any, requests: Any, runs: Any) -> Any:

@@ -127,7 +127,7 @@ def _merge(model: PassModel, columns: Sequence[DimCandidates], split: bool) -> _
         if len(states.tasks) * len(columns[i].items) > _MANY_STATES:
             states = _thinned(states)
         size = model.layout.shape[i]
-        again = bool(model.held) and model.layout.dims[i] in model.pattern.reduces
+        again = model.layout.dims[i] in model.twice
         states = _product(states, columns[i], size if model.is_free else 0, size if again else 0)
         least = math.prod(rest[:i])
         task = model.task_mem(states.elements * least, states.touched, states.splits > 0)
@@ -136,7 +136,7 @@ def _merge(model: PassModel, columns: Sequence[DimCandidates], split: bool) -> _
         if not fits.any():
             return None
         states = states.take(np.flatnonzero(fits))
-        states = _shortest(states, touched_matters=split, column_matters=bool(model.held))
+        states = _shortest(states, touched_matters=split, column_matters=bool(model.twice))
     return states
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from xchunk._typing import DimChunk
-from xchunk.core.access import AccessPattern
+from xchunk.core.access import HELD_COLUMNS, AccessPattern
 from xchunk.core.blocks import MANY_COPIES, LazyPass, PassModel, item_nbytes
 from xchunk.core.cost import Rates
 from xchunk.core.decide import TIE, WORTHWHILE, Decision
@@ -220,25 +220,20 @@ def _twice(
 ) -> list[str]:
     """Warn of operations that need all of a dim before they go over it again."""
     lengths = {
-        d: min(n, c if isinstance(c, int) and c != -1 else max(c) if isinstance(c, tuple) else n)
-        for d, n in layout.sizes.items()
-        for c in [decision.chosen.chunks[d]]
+        d: max(c) if isinstance(c, tuple) else min(c, layout.sizes[d])
+        for d, c in decision.chosen.chunks.items()
     }
     for p in patterns:
         along = {*p.reduces, *p.groups}
         if p.methods or not any(lengths[d] < n for d, n in layout.sizes.items() if d in along):
             continue
         column = math.prod(n if d in along else lengths[d] for d, n in layout.sizes.items())
-        held = 2 * column * item_nbytes(layout.dtype)
+        held = max(HELD_COLUMNS.values()) * column * item_nbytes(layout.dtype)
         if held > budget.max_mem * max(1, budget.workers):
             over = next(d for d in layout.sizes if d in along)
-            text = (
-                f"An operation that goes over {over} twice, such as a correlation or an anomaly, "
-            )
-            text += (
-                f"holds {format_bytes(held)} of two variables in between: give it as workload=, "
-            )
-            return [text + f"or name a correlation, reduce={{{over!r}: 'corr'}}."]
+            what = f"An operation that goes over {over} twice, such as a correlation or an anomaly"
+            text = f"{what}, holds {format_bytes(int(held))} of two variables in between: give it"
+            return [f"{text} as workload=, or name a correlation, reduce={{{over!r}: 'corr'}}."]
     return []
 
 

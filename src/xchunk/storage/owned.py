@@ -92,17 +92,17 @@ def _list(store: Store, path: str, *, deep: bool = True) -> list[str]:
 
 def _files(folder: str, *, deep: bool) -> Iterator[str]:
     """Yield the paths of files, which are many, so that they are not made objects of; no links."""
-    folders = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_symlink():
-                continue
-            if not entry.is_dir(follow_symlinks=False):
-                yield entry.path
-            elif deep:
-                folders.append(entry.path)
-    for each in folders:
-        yield from _files(each, deep=True)
+    try:
+        with os.scandir(folder) as found:
+            entries = [e for e in found if not e.is_symlink()]
+    except OSError:
+        # another run may have deleted it by now
+        return
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            yield entry.path
+        elif deep:
+            yield from _files(entry.path, deep=True)
 
 
 def _has_link(root: Path, path: str) -> bool:

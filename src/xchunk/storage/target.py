@@ -175,7 +175,7 @@ def _template(
     arrays: Sequence[TargetArray], attrs: Mapping[str, Any], *, hollow: bool
 ) -> xr.Dataset:
     """Make a Dataset that has everything but values, and, where it is hollow, no lengths."""
-    variables = {a.assembled.name: _placeholder(a, hollow=hollow) for a in arrays}
+    variables = {a.assembled.name: _template_variable(a, hollow=hollow) for a in arrays}
     coords = {n: v for n, v in variables.items() if n in v.dims}
     # without an index no value is looked at, and no attribute "coordinates" is made up
     template = xr.Dataset(
@@ -194,7 +194,7 @@ def _fill_up(store: Store, arrays: Sequence[TargetArray]) -> None:
             zarr.open_array(store, path=one.path, mode="r+").resize(one.shape)
 
 
-def _placeholder(array: TargetArray, *, hollow: bool) -> xr.Variable:
+def _template_variable(array: TargetArray, *, hollow: bool) -> xr.Variable:
     one = array.assembled
     encoding = dict(one.encoding)
     if one.shape:

@@ -154,6 +154,7 @@ def _check_blocks() -> bool:
         blocks[[0, 3, 4]],
         xr.Variable(dims, da.concatenate([data[3:], data[:3]])),
         xr.Variable(dims, data.map_blocks(np.negative)),
+        xr.Variable(dims, stored),
         edited,
     ]
     return _shows(raw, stored, 0) and _as_it_has_to(shown, refused, stored)
