@@ -81,7 +81,7 @@ class ChunkBytes:
             # numcodecs' compressors live until a collection of cycles, each with 256 kB
             wide = 16 + zlib.MAX_WBITS
             stream = zlib.compressobj(self.compressor.level, zlib.DEFLATED, wide)
-            encoded = stream.compress(as_bytes(values)) + stream.flush()
+            encoded = stream.compress(as_bytes(values).data) + stream.flush()
         else:
             encoded = self.compressor.encode(_typed(values))
         return np.frombuffer(encoded, dtype=np.uint8)
