@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import xarray as xr
@@ -177,7 +178,10 @@ def bind_targets(
     budget, rates, limits, resume, allowed, scratch, engine
         As in `bind`.
     """
-    jobs = [copy_job(target, site.store) for target in targets]
+    jobs = [
+        copy_job(t, site.store, scratch=scratch, made=partial(metadata.array, t.assembled.path))
+        for t in targets
+    ]
     rates, limits = rates or Rates.usual(near=all(job.near for job in jobs)), limits or Limits()
     copies: list[BoundArray] = []
     changes: list[str] = []

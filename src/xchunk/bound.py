@@ -305,4 +305,6 @@ def _failed(error: BaseException) -> str:
 def _in_parts(one: Assembled) -> bool:
     """Whether a box is read part by part: the reader would hold all of it besides the box."""
     plain = not one.dtype.hasobject and one.dtype.kind != "T" and bool(one.shape)
-    return plain and one.info is not None and (one.info.chunks is None or bool(one.info.shards))
+    if not plain or one.info is None:
+        return False
+    return one.info.chunks is None or (one.info.shards is not None and not one.info.by_chunk)

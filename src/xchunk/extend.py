@@ -341,7 +341,7 @@ def _plan(
     window = _window(one, held, extension)
     target = TargetArray(window, chunks, shards)  # type: ignore[arg-type]
     target = replace(target, assembled=with_blocks(target, ask.budget))
-    job = copy_job(target, ask.store)
+    job = copy_job(target, ask.store, scratch=ask.scratch)
     if extension.has_old:
         job = _with_old(job, held)
     limits = ask.limits if may_scratch(window) else replace(ask.limits, scratch=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import zarr
 from zarr.abc.store import Store
 
 from xchunk.core.grid import Axis, Grid
@@ -18,7 +19,9 @@ from xchunk.core.suggest import Suggestion
 from xchunk.errors import InvalidChunksError
 from xchunk.storage.assemble import Assembled
 from xchunk.storage.codecs import codec_names
+from xchunk.storage.local_files import is_in_files
 from xchunk.storage.refs import ZarrRef
+from xchunk.storage.shard_files import takes_one_by_one
 from xchunk.storage.target import TargetArray
 from xchunk.storage.workspace import can_shard_raw_bytes
 from xchunk.storage.zarr_io import has_fused_pipeline, is_near
@@ -150,21 +153,48 @@ def with_blocks(target: TargetArray, budget: MemoryBudget) -> Assembled:
     return replace(one, variable=chunked)
 
 
-def copy_job(target: TargetArray, store: Store | None = None) -> CopyJob:
-    """Return what the planner has to know of one variable, and of the store it goes to."""
+def copy_job(
+    target: TargetArray,
+    store: Store | None = None,
+    *,
+    scratch: Store | None = None,
+    made: Callable[[], zarr.Array[Any]] | None = None,
+) -> CopyJob:
+    """Return what the planner has to know of one variable, and of the stores it goes to.
+
+    Parameters
+    ----------
+    target : TargetArray
+        The variable, and its chunks in the target.
+    store : zarr store, optional
+        Where it is written.
+    scratch : zarr store, optional
+        Where its scratch data go; the same store by default.
+    made : callable, optional
+        Opens the array that it becomes, for its metadata; asked only where they make a difference.
+    """
     one = target.assembled
     grid = Grid.of(one.shape, target.chunks)
     units = Grid.of(one.shape, target.shards) if target.shards is not None else grid
     codecs = codec_names(one.encoding)
     stores = (one.ref.store if isinstance(one.ref, ZarrRef) else None, store)
     near = all(s is None or is_near(s) for s in stores)
+    temporary = scratch or store
+    scratch_files = temporary is not None and is_in_files(temporary) and not _holds_objects(one)
+    by_chunk = False
+    if target.shards is not None or not has_fused_pipeline():
+        in_files = store is not None and is_in_files(store)
+        by_chunk = made is not None and in_files and takes_one_by_one(made())
+    short = scratch_files and by_chunk and one.info is not None and one.info.by_chunk
     common: dict[str, Any] = {
         "name": one.path or "array",
         "shape": one.shape,
         "itemsize": _itemsize(one),
         "target": grid,
         "units": units,
-        "fused": near and has_fused_pipeline(),
+        "fused": near and (has_fused_pipeline() or short),
+        "scratch_files": scratch_files,
+        "unit_files": by_chunk,
         "near": near,
         "shardable": one.dtype.itemsize in (1, 2, 4, 8) or can_shard_raw_bytes(),
         "write_copies": codec_copies(codecs)[1] if codecs is not None else None,
@@ -188,7 +218,7 @@ def copy_job(target: TargetArray, store: Store | None = None) -> CopyJob:
     return CopyJob(
         **common,
         source=Grid(tuple(axes)),
-        source_sharded=one.info.shards is not None,
+        source_sharded=one.info.shards is not None and not one.info.by_chunk,
         source_compressed=bool(one.info.codecs),
         read_copies=codec_copies(one.info.codecs)[0],
     )

@@ -171,7 +171,7 @@ def test_tiny_intermediates(
         assert stage.boxes.count <= limits.tasks
         if stage.scratch is not None:
             assert stage.work.objects <= limits.objects
-            assert math.prod(stage.scratch.shards or stage.scratch.chunks) * 4 >= limits.piece
+            assert math.prod(stage.scratch.shards or stage.scratch.chunks) * 4 >= 64_000
     assert plan.amplification == 1.0
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xchunk.core.cost import Rates, Work, waves
+from xchunk.core.cost import MAKE, OPEN, Rates, Work, waves
 
 FREE = Rates(
     decode=1e30,
@@ -33,6 +33,13 @@ works = st.builds(Work, *(st.integers(0, 10**12) for _ in fields(Work)))
         (Work(scratch_read_bytes=100), replace(FREE, scratch_read=50), 2),
         (Work(scratch_write_bytes=100), replace(FREE, scratch_write=50), 2),
         (Work(requests=100), replace(FREE, latency=0.02), 2),
+        (Work(requests=100, opened=100), replace(FREE, latency=0.02), 2 * OPEN),
+        (Work(requests=100, made=100), replace(FREE, latency=0.02), 2 * MAKE),
+        (
+            Work(requests=100, opened=30, made=20),
+            replace(FREE, latency=0.02),
+            1 + 0.6 * OPEN + 0.4 * MAKE,
+        ),
         (Work(runs=100), replace(FREE, run=0.02), 2),
         (Work(decoded_bytes=100), replace(FREE, bandwidth=25, compression=0.5), 2),
         (Work(scratch_read_bytes=50), replace(FREE, bandwidth=25), 2),

@@ -114,6 +114,10 @@ def test_what_cannot_fit_is_not_searched() -> None:
 JOBS = {
     "series": (job((60, 40, 40), (1, 40, 40), (60, 5, 5), itemsize=1000), Limits()),
     "sharded": (job((60, 40), (7, 40), (6, 4), (30, 20), itemsize=20_000), Limits()),
+    "files": (
+        job((60, 40, 40), (1, 40, 40), (60, 5, 5), itemsize=1000, scratch_files=True),
+        Limits(),
+    ),
     "few tasks": (job((60, 40, 40), (1, 40, 40), (60, 5, 5), itemsize=1000), Limits(tasks=7)),
     "few objects": (
         job((60, 40, 40), (1, 40, 40), (60, 5, 5), itemsize=1000),
@@ -166,6 +170,13 @@ SHAPES = {
         job(
             (1460, 361, 720), (10, 361, 720), (1460, 19, 20), (1460, 38, 40), itemsize=4,
             source_sharded=True,
+        ),
+        "staged",
+    ),
+    "the same in files": (
+        job(
+            (1460, 361, 720), (10, 361, 720), (1460, 19, 20), (1460, 38, 40), itemsize=4,
+            scratch_files=True, unit_files=True,
         ),
         "staged",
     ),
@@ -235,6 +246,31 @@ def test_scratch_is_not_sharded_where_zarr_cannot() -> None:
         enough = MemoryBudget.of_growth(error.smallest, threads=4)
         plan = plan_array(plain, enough, limits=limits)
     assert not any(s.scratch is not None and s.scratch.shards for s in plan.stages)
+
+
+def test_a_shard_in_a_file_takes_no_more_memory_than_a_piece() -> None:
+    """So that one scratch array is enough where zarr, which holds shards, needs two."""
+    by_zarr = job((1460, 361, 720), (1, 361, 720), (1460, 19, 20), itemsize=4)
+    by_file = replace(by_zarr, scratch_files=True, unit_files=True)
+    small = budget(12, 1)
+    slow, fast = plan_array(by_zarr, small), plan_array(by_file, small)
+    assert (slow.family, fast.family) == ("multi-stage", "staged")
+    first = fast.stages[0]
+    assert first.scratch is not None
+    assert first.scratch.shards is not None
+    assert first.buffers.write_unit == math.prod(first.scratch.chunks) * 4
+    assert first.work.objects == first.boxes.count
+    assert fast.work.requests == fast.work.decodes + 684 + fast.work.opened + fast.work.made
+    assert fast.seconds < slow.seconds
+
+
+def test_the_chunks_of_a_shard_are_written_to_a_file_one_by_one() -> None:
+    a_job = job((1000, 1000), (10, 1000), (1000, 10), (1000, 1000), itemsize=4)
+    held, one_by_one = (
+        plan_array(replace(a_job, unit_files=way), budget(20, 1)).stages[-1].buffers
+        for way in (False, True)
+    )
+    assert (held.write_unit, one_by_one.write_unit) == (4_000_000, 40_000)
 
 
 def test_no_elements_no_plan() -> None:

@@ -216,7 +216,7 @@ def test_nothing_half_written_is_left(tmp_path: Path, monkeypatch: Any) -> None:
         file.write(data[:3])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("xchunk.storage.chunk_files._write_all", full)
+    monkeypatch.setattr("xchunk.storage.local_files._write_all", full)
     with pytest.raises(OSError, match="No space left"):
         files.write([slice(0, 4), slice(0, 4)], np.ones((4, 4), dtype="i4"))
     assert files_below(tmp_path) == before

@@ -125,6 +125,14 @@ def _no_plan(planner: Planner) -> MemoryBudgetError | InvalidChunksError:
     """Say that nothing fits, and what would."""
     job, budget, limits = planner.order.given, planner.budget, planner.limits
     smallest = planner.smallest()
+    if smallest is None and limits.scratch:
+        return InvalidChunksError(
+            f"{job.name}: blocks of {job.source.chunks} are not whole units of {job.units.chunks}, "
+            f"and each of the {format_count(job.source.count)} would be a scratch object at "
+            f"least, of which {format_count(limits.objects)} are allowed, or take more than "
+            f"{format_count(limits.tasks)} tasks. Chunk the data in larger blocks, or in "
+            "multiples of the units."
+        )
     if smallest is None:
         return InvalidChunksError(
             f"{job.name}: no budget lets blocks of {job.source.chunks} be written in units of "

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from xchunk.core.chains import Columns, Dim, Table, chain_table, direct_table, is_exhaustive
-from xchunk.core.cost import Rates
+from xchunk.core.cost import MAKE, OPEN, Rates
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.memory import PROCESS_OVERHEAD, MemoryBudget
 from xchunk.core.predict import ChainModel, Facts, Geometry, stage_seconds
@@ -128,7 +128,8 @@ class Option:
         """Whether requests for scratch pieces take so long that fewer objects may pay."""
         pieces = sum(s.work.objects for s in self.stages if s.scratch is not None)
         facts = self.facts
-        waiting = 2 * pieces * facts.job_rates.latency / facts.concurrency / facts.slots
+        each = OPEN + MAKE if facts.job.scratch_files else 2 / facts.concurrency
+        waiting = pieces * each * facts.job_rates.latency / facts.slots
         return waiting > WAITING * self.seconds
 
 

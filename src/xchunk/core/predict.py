@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xchunk._typing import Chunks
 from xchunk.core.chains import Columns, Table
-from xchunk.core.cost import Rates, Work
+from xchunk.core.cost import MAKE, OPEN, Rates, Work
 from xchunk.core.grid import Axis, Grid, ceildiv
 from xchunk.core.memory import (
     DECODE_COPIES,
@@ -67,11 +67,16 @@ class Facts:
         """Chunks that a task holds at once, besides its box."""
         return self.concurrency + (0 if self.job.fused else QUEUED)
 
+    @property
+    def holds_shards(self) -> bool:
+        """Whether scratch lies in shards that are held, since zarr writes and reads them."""
+        return self.sharded and not self.job.scratch_files
+
     @cached_property
     def job_rates(self) -> Rates:
         """The rates with what this source and this scratch make of them."""
         rates = self.rates.with_packed_scratch() if self.packed else self.rates
-        rates = rates.with_sharded_scratch() if self.sharded else rates
+        rates = rates.with_sharded_scratch() if self.holds_shards else rates
         if self.job.blocks:
             return replace(rates, decode=rates.copy, serial_read=False)
         return rates if self.job.source_compressed else replace(rates, decode=rates.copy)
@@ -89,18 +94,19 @@ class Facts:
     @property
     def scratch_copies(self) -> tuple[float, float]:
         """Bytes held for each byte of a piece in flight, while it is read and written."""
-        if self.sharded:
+        if self.holds_shards:
             return (DECODE_COPIES, SHARD_COPIES)
         if self.packed:
             return (DECODE_COPIES, ENCODE_COPIES)
         return (PLAIN_READ_COPIES, PLAIN_WRITE_COPIES)
 
     @cached_property
-    def target_copies(self) -> float:
-        """Bytes held for each byte of a target's write unit in flight."""
-        if self.job.units != self.job.target:
-            return SHARD_COPIES
-        return self.job.write_copies or ENCODE_COPIES
+    def target_buffers(self) -> tuple[int, float]:
+        """Bytes of what is written at once to the target, and how often they are held."""
+        if self.job.units != self.job.target and not self.job.unit_files:
+            return self.target_unit, SHARD_COPIES
+        nbytes = self.job.target.box_elements * self.job.itemsize
+        return nbytes, self.job.write_copies or ENCODE_COPIES
 
     @cached_property
     def source_buffers(self) -> tuple[int, float]:
@@ -193,9 +199,13 @@ def _reading(facts: Facts, boxes: Grid, read: tuple[Grid, Grid] | None) -> Work:
     if read is not None:
         pieces, objects = read
         count = boxes.pairs(pieces)
-        # a part of a shard takes its index and the pieces, which lie side by side
-        requests = 2 * boxes.pairs(objects) if facts.sharded else count
         nbytes = count * pieces.box_elements * job.itemsize
+        opened = boxes.pairs(objects)
+        if job.scratch_files:
+            within = count if facts.sharded else 0
+            return Work(scratch_read_bytes=nbytes, requests=opened, opened=opened, runs=within)
+        # a part of a shard takes its index and the pieces, which lie side by side
+        requests = 2 * opened if facts.sharded else count
         return Work(scratch_read_bytes=nbytes, requests=requests)
     if job.blocks:
         return Work(decodes=job.source.count, decoded_bytes=job.nbytes)
@@ -226,7 +236,14 @@ def _scratch(facts: Facts, box: Chunks, piece: Chunks) -> Scratch:
 def _scratch_writing(facts: Facts, boxes: Grid, pieces: Grid) -> Work:
     objects = boxes.count if facts.sharded else pieces.count
     nbytes = pieces.count * pieces.box_elements * facts.job.itemsize
-    return Work(scratch_write_bytes=nbytes, requests=objects, objects=objects)
+    by_file = facts.job.scratch_files
+    return Work(
+        scratch_write_bytes=nbytes,
+        requests=objects,
+        made=objects if by_file else 0,
+        objects=objects,
+        runs=pieces.count if by_file and facts.sharded else 0,
+    )
 
 
 def _buffers(
@@ -236,15 +253,16 @@ def _buffers(
     read_copies, write_copies = facts.scratch_copies
     if read is None:
         read_unit, read_copies = facts.source_buffers
-    elif facts.sharded:
+    elif facts.holds_shards:
         axes = zip(boxes.axes, read[0].axes, read[1].axes, strict=True)
         read_unit = math.prod(_shard_part(b, c, s) for b, c, s in axes) * item
     else:
         read_unit = read[0].box_elements * item
     if scratch is None:
-        write_unit, write_copies = facts.target_unit, facts.target_copies
+        write_unit, write_copies = facts.target_buffers
     else:
-        write_unit = math.prod(scratch.shards or scratch.chunks) * item
+        held = scratch.shards if facts.holds_shards else None
+        write_unit = math.prod(held or scratch.chunks) * item
     return CopyBuffers(
         box=boxes.box_elements * item,
         read_unit=read_unit,
@@ -307,11 +325,11 @@ class ChainModel:
             if k == 0:
                 read, copies_read = facts.source_buffers
             else:
-                read = rows[:, (col.shard_part if facts.sharded else col.piece)(k - 1)] * item
+                read = rows[:, (col.shard_part if facts.holds_shards else col.piece)(k - 1)] * item
             if k == last:
-                write, copies_write = facts.target_unit, facts.target_copies
+                write, copies_write = facts.target_buffers
             else:
-                write = rows[:, (col.shard if facts.sharded else col.piece)(k)] * item
+                write = rows[:, (col.shard if facts.holds_shards else col.piece)(k)] * item
             flight = np.maximum(copies_read * read * conc, copies_write * write * conc)
             held = np.floor(rows[:, col.box(k)] * item + flight) + TASK_OVERHEAD
             good &= held <= facts.per_task
@@ -327,7 +345,7 @@ class ChainModel:
 
     def _cost(self, rows: Table, *, waves: bool) -> _Floats:
         facts, col, last = self.facts, self.columns, self.columns.stages - 1
-        rates, item = facts.job_rates, facts.job.itemsize
+        rates, item, by_file = facts.job_rates, facts.job.itemsize, facts.job.scratch_files
         total = np.zeros(len(rows))
         for k in range(col.stages):
             tasks, reads = rows[:, col.tasks(k)], rows[:, col.reads(k)]
@@ -339,7 +357,12 @@ class ChainModel:
                 moved = reads * rows[:, col.piece(k - 1)] * item
                 busy = moved / rates.scratch_read
                 stored = moved * rates.scratch_ratio
-                requests = 2 * rows[:, col.shard_reads(k - 1)] if facts.sharded else reads
+                opened = rows[:, col.shard_reads(k - 1)] if facts.sharded else reads
+                if by_file:
+                    within = reads * rates.run if facts.sharded else 0
+                    busy = busy + opened * OPEN * rates.latency + within
+                else:
+                    requests = 2 * opened if facts.sharded else opened
             elif facts.job.blocks:
                 decoded = facts.job.nbytes
             elif facts.job.source_chunked:
@@ -358,7 +381,12 @@ class ChainModel:
                 moved = rows[:, col.pieces(k)] * rows[:, col.piece(k)] * item
                 busy = busy + moved / rates.scratch_write
                 stored = stored + moved * rates.scratch_ratio
-                requests = requests + rows[:, col.tasks(k) if facts.sharded else col.pieces(k)]
+                written = rows[:, col.tasks(k) if facts.sharded else col.pieces(k)]
+                if by_file:
+                    within = rows[:, col.pieces(k)] * rates.run if facts.sharded else 0
+                    busy = busy + written * MAKE * rates.latency + within
+                else:
+                    requests = requests + written
             busy = busy + requests * rates.latency / facts.concurrency + stored / rates.bandwidth
             shared = stored / rates.bandwidth
             if rates.serial_read:

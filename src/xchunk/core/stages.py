@@ -68,6 +68,12 @@ class CopyJob:
     """Whether zarr runs codecs without a queue; where it has one, it holds two more chunks."""
     shardable: bool = True
     """Whether zarr can write several scratch pieces of such elements as one object."""
+    scratch_files: bool = False
+    """Whether pieces of scratch are read and written in files of this machine, one at a time also
+    where they lie in shards; if not, by zarr, which holds what is asked of a shard."""
+    unit_files: bool = False
+    """Whether chunks of the target's shards are written to a file of this machine one by one; if
+    not, by zarr, which holds a shard."""
     near: bool = True
     """Whether both stores answer without waiting; if not, several chunks are in flight at once."""
     read_copies: float | None = None
@@ -89,8 +95,6 @@ class Limits:
     """The most tasks of one stage."""
     objects: int = 2_000_000
     """The most scratch objects of one array."""
-    piece: int = 64_000
-    """The fewest bytes that a scratch piece should have; smaller ones call for another stage."""
     scratch: bool = True
     """Whether a scratch array may be used at all."""
     box: int | None = None

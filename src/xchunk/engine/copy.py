@@ -28,6 +28,7 @@ from xchunk.storage.chunk_files import ChunkFiles
 from xchunk.storage.icechunk import Written, own_fork, session_of
 from xchunk.storage.journal import BoxMarks
 from xchunk.storage.refs import StoredRef, ZarrRef
+from xchunk.storage.shard_files import ShardFiles, files_of
 from xchunk.storage.stored import StoredArray, close_files, open_stored
 from xchunk.storage.workspace import refuse_lost_pieces
 
@@ -264,7 +265,7 @@ class _Buffers:
 _buffers = _Buffers()
 _lock = threading.Lock()
 # in quotes: zarr 3.1.0 to 3.1.3 have no generic arrays at run time
-_Target: TypeAlias = "tuple[zarr.Array[Any], ChunkFiles | None]"
+_Target: TypeAlias = "tuple[zarr.Array[Any], ChunkFiles | ShardFiles | None]"
 _Opened: TypeAlias = "tuple[StoredArray | None, _Target | None]"
 _open: dict[tuple[str, str], _Opened] = {}
 _slots: dict[tuple[str, str], threading.BoundedSemaphore] = {}
@@ -282,7 +283,7 @@ def _opened(spec: StageSpec) -> _Opened:
 
 def _open_target(ref: ZarrRef) -> _Target:
     array = zarr_io.open_array(ref.store, ref.path, ref.zarr_format, mode="r+")
-    return array, ChunkFiles.of(array)
+    return array, files_of(array)
 
 
 def _slot(spec: StageSpec) -> threading.BoundedSemaphore:

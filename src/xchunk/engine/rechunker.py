@@ -206,7 +206,8 @@ def _room(facts: Facts) -> int:
     scratch_read, scratch_write = facts.scratch_copies
     room = float(facts.per_task - TASK_OVERHEAD)
     # a box is scratch's piece at the most, which is read and written whole
-    flight = max(copies * unit, facts.target_copies * facts.target_unit) * facts.in_flight
+    written, written_copies = facts.target_buffers
+    flight = max(copies * unit, written_copies * written) * facts.in_flight
     worst = max(scratch_read, scratch_write) * facts.in_flight
     most = float("inf") if facts.limits.box is None else facts.limits.box
     return int(min(room - flight, room / (1 + worst) if facts.limits.scratch else room, most))

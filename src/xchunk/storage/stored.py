@@ -18,9 +18,9 @@ from xchunk.core.grid import slabs
 from xchunk.errors import SourceError
 from xchunk.storage import zarr_io
 from xchunk.storage.chunk_cache import small_default_cache
-from xchunk.storage.chunk_files import ChunkFiles
 from xchunk.storage.ranges import refuse_without_ranges
 from xchunk.storage.refs import FileRef, SplicedRef, StoredRef, ZarrRef
+from xchunk.storage.shard_files import files_of
 
 __all__ = ["StoredArray", "StoredInfo", "close_files", "open_stored"]
 
@@ -47,6 +47,8 @@ class StoredInfo:
     """The attributes as stored, those that steer decoding included."""
     encoding: Mapping[str, Any]
     """What keeps the codecs when the array is written to zarr of the same format."""
+    by_chunk: bool = False
+    """Whether a read holds one chunk at a time, also of a shard."""
 
 
 class StoredArray(Protocol):
@@ -88,8 +90,8 @@ class _ZarrStored:
         self.array = zarr_io.open_array(ref.store, ref.path, ref.zarr_format, mode="r")
         if self.array.shards is not None:
             refuse_without_ranges(ref.store, f"{ref.path}/zarr.json".lstrip("/"))
-        self.info = _zarr_info(self.array)
-        self._files = ChunkFiles.of(self.array)
+        self._files = files_of(self.array)
+        self.info = replace(_zarr_info(self.array), by_chunk=self._files is not None)
 
     def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
         if out is None:

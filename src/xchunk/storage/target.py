@@ -25,7 +25,7 @@ from xchunk.storage.assemble import Assembled
 from xchunk.storage.durable import put_durably
 from xchunk.storage.refs import ZarrRef
 from xchunk.storage.unpublished import Unpublished
-from xchunk.storage.zarr_io import put_key
+from xchunk.storage.zarr_io import open_array, put_key
 
 __all__ = [
     "TargetArray",
@@ -38,6 +38,7 @@ __all__ = [
 
 #: Kinds of dtypes that xarray encodes by their dtype alone.
 _NUMBERS = "biufc"
+_ARRAY_FILES = (".zarray", ".zattrs", "zarr.json")
 _GROUP_FILES = (".zattrs", ".zmetadata", ".zgroup", ".zarray", "zarr.json")
 
 
@@ -72,6 +73,15 @@ class TargetMetadata:
         """
         shown = store if path else Unpublished(store, self.groups)
         return ZarrRef(shown, path, self.zarr_format)
+
+    def array(self, path: str) -> zarr.Array[Any]:
+        """Open an array as it will be, in a store in memory that holds nothing but its metadata."""
+        store, documents = MemoryStore(), {**self.arrays, **self.groups}
+        for name in _ARRAY_FILES:
+            key = f"{path}/{name}" if path else name
+            if key in documents:
+                put_key(store, key, documents[key])
+        return open_array(store, path, self.zarr_format, mode="r")
 
 
 def make_metadata(
@@ -138,11 +148,10 @@ def sort_documents(
     """
     contents = {key: value.to_bytes() for key, value in documents.items()}
     group_keys = _group_keys(contents, groups)
-    array_files = (".zarray", ".zattrs", "zarr.json")
     array_keys = [
         key
         for key in contents
-        if key.rpartition("/")[2] in array_files and key not in set(group_keys)
+        if key.rpartition("/")[2] in _ARRAY_FILES and key not in set(group_keys)
     ]
     return TargetMetadata(
         arrays={key: contents[key] for key in array_keys},

@@ -32,6 +32,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore
 
 from xchunk.storage.chunk_files import ChunkFiles
 from xchunk.storage.in_thread import is_free, run_here
+from xchunk.storage.shard_files import ShardFiles
 from xchunk.storage.unpublished import Unpublished
 
 __all__ = [
@@ -171,7 +172,7 @@ def _write(
     array: zarr.Array[Any],
     region: tuple[slice, ...],
     values: NDArray[Any],
-    files: ChunkFiles | None,
+    files: ChunkFiles | ShardFiles | None,
 ) -> None:
     if files is not None and values.dtype == array.dtype and files.takes(region):
         files.write(region, values)
@@ -188,7 +189,7 @@ def write_units(
     fill: Any,
     *,
     delete_empty: bool = False,
-    files: ChunkFiles | None = None,
+    files: ChunkFiles | ShardFiles | None = None,
 ) -> int:
     """Write a region made of whole write units; return how many units were written.
 

@@ -1,0 +1,233 @@
+"""What the short ways to chunks and to shards share: parts of a region, and files of encoded bytes.
+
+A file gets its name when it is complete, as zarr's own do, and what is not finished is named as
+zarr names it, so that it is known and swept like that.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
+
+from xchunk.storage.chunk_bytes import ChunkBytes, as_bytes
+from xchunk.storage.unpublished import Unpublished
+
+__all__ = [
+    "MISSING",
+    "Part",
+    "Spare",
+    "fill_of",
+    "folder_of",
+    "is_in_files",
+    "parts_of",
+    "put_file",
+    "read_chunk",
+    "unfinished",
+]
+
+#: What a store answers with "there is no such object".
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+#: What the codecs of numcodecs say of bytes that are not theirs.
+_UNDECODABLE = (ValueError, RuntimeError, EOFError, OSError, zlib.error)
+#: Bytes that are gathered, summed and written together, or read and summed: they stay in the
+#: processor's cache from one of these steps to the next.
+_AT_ONCE = 512 * 1024
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one chunk and a region share along one dim."""
+
+    index: int
+    """Number of the chunk."""
+    here: slice
+    """Where it is in the region."""
+    there: slice
+    """Where it is in the chunk."""
+
+
+def parts_of(region: Sequence[slice], chunks: Sequence[int]) -> Iterator[tuple[Part, ...]]:
+    """List the chunks that a region touches, in C order."""
+    along = []
+    for r, c in zip(region, chunks, strict=True):
+        found = []
+        for index in range(r.start // c, math.ceil(r.stop / c)):
+            start, stop = max(r.start, index * c), min(r.stop, (index + 1) * c)
+            if start >= stop:
+                continue
+            here = slice(start - r.start, stop - r.start)
+            found.append(Part(index, here, slice(start - index * c, stop - index * c)))
+        along.append(found)
+    return itertools.product(*along)
+
+
+def is_in_files(store: Store) -> bool:
+    """Tell whether the objects of a store are files of this machine, and nothing between."""
+    return type(store.base if type(store) is Unpublished else store) is LocalStore
+
+
+def folder_of(array: zarr.Array[Any]) -> str | None:
+    """Return the folder of an array in a plain local store; None for any other."""
+    base: Any = array.store.base if type(array.store) is Unpublished else array.store
+    return str(Path(base.root) / array.path) if is_in_files(base) else None
+
+
+def fill_of(array: zarr.Array[Any]) -> Any:
+    """Return what a missing chunk holds; None where that is not known."""
+    dtype = np.dtype(array.dtype)
+    if array.fill_value is None and dtype.kind in "biufc":
+        # format 2 allows for none, and zarr reads zeros
+        return dtype.type(0)
+    return array.fill_value
+
+
+class Spare:
+    """Memory of one chunk, in which those that do not lie as they are stored are put together."""
+
+    def __init__(self, how: ChunkBytes, chunks: tuple[int, ...], fill: Any):
+        self.how, self.chunks, self.fill = how, chunks, fill
+        self._values: NDArray[Any] | None = None
+
+    def values(self, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return the memory, whatever it holds."""
+        if self._values is None:
+            self._values = np.empty(self.chunks, dtype=dtype)
+        return self._values
+
+    def encoded(self, chunk: NDArray[Any], there: tuple[slice, ...]) -> Iterator[NDArray[np.uint8]]:
+        """Encode what a chunk holds at ``there``, piece by piece, and what goes behind it."""
+        checksum = 0
+        for data in self._pieces(chunk, there):
+            checksum = self.how.sum(data, checksum)
+            yield data
+        if self.how.tail_size:
+            yield np.frombuffer(self.how.tail(checksum), dtype=np.uint8)
+
+    def _pieces(self, chunk: NDArray[Any], there: tuple[slice, ...]) -> Iterable[NDArray[np.uint8]]:
+        if chunk.shape != self.chunks or not chunk.flags.c_contiguous:
+            spare = self.values(chunk.dtype)
+            if chunk.shape != spare.shape:
+                # beyond the array's end a chunk holds the fill value
+                spare[...] = self.fill
+            elif self.how.is_raw:
+                return _gathered(chunk, spare)
+            spare[there] = chunk
+            chunk = spare
+        return [self.how.encode(chunk)]
+
+
+def _gathered(values: NDArray[Any], spare: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+    """Make values contiguous, some rows at a time, in the same piece of spare memory."""
+    rows = max(1, _AT_ONCE * len(values) // max(1, values.nbytes))
+    for start in range(0, len(values), rows):
+        part = values[start : start + rows]
+        memory = spare[: len(part)]
+        memory[...] = part
+        yield as_bytes(memory)
+
+
+def read_chunk(
+    how: ChunkBytes, file: Any, out: NDArray[Any], path: str, nbytes: int | None = None
+) -> None:
+    """Read one chunk into contiguous memory of its shape, from where an open file stands.
+
+    Parameters
+    ----------
+    how : ChunkBytes
+        How it is encoded.
+    file : io.FileIO
+        The file.
+    out : array
+        What it is read into.
+    path : str
+        What the chunk is called where it is damaged.
+    nbytes : int, optional
+        Its encoded bytes; by default all up to the file's end.
+
+    Raises
+    ------
+    ValueError
+        If it is not what the array's metadata say.
+    """
+    memory = as_bytes(out)
+    due = memory.nbytes + how.tail_size
+    if not how.is_raw:
+        stored = file.readall() if nbytes is None else _some(file, nbytes)
+        try:
+            how.decode(stored, memory)
+        except _UNDECODABLE as error:
+            raise ValueError(f"{path} cannot be decompressed: {error}. It is damaged.") from error
+        return
+    got = checksum = 0
+    while got < memory.nbytes and nbytes in (None, due):
+        n = file.readinto(memory[got : got + _AT_ONCE])
+        if not n:
+            break
+        checksum = how.sum(memory[got : got + n], checksum)
+        got += n
+    tail = file.readall() if nbytes is None else file.read(how.tail_size)
+    if got != memory.nbytes or len(tail) != how.tail_size:
+        found = got + len(tail) if nbytes in (None, due) else nbytes
+        raise ValueError(f"{path} has {found} bytes where {due} are due. It is damaged.")
+    how.check(checksum, tail)
+
+
+def _some(file: Any, nbytes: int) -> bytes:
+    """Read so many bytes, or up to the end; the kernel gives 2 GB at once at the most."""
+    stored: bytes = file.read(nbytes)
+    while len(stored) < nbytes:
+        more = file.read(nbytes - len(stored))
+        if not more:
+            break
+        stored += more
+    return stored
+
+
+def unfinished() -> str:
+    """Return what is behind the name of a file that is not complete, in one call's hands only."""
+    return f".{uuid.uuid4().hex}.partial"
+
+
+def put_file(
+    path: str, encoded: Iterable[NDArray[np.uint8]], behind: str, *, buffered: bool = False
+) -> None:
+    """Write one file, given piece by piece, that is called ``path`` and ``behind`` until then.
+
+    Small pieces are written together where it is buffered.
+    """
+    partial = path + behind
+    try:
+        try:
+            raw = io.FileIO(partial, "xb")
+        except FileNotFoundError:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            raw = io.FileIO(partial, "xb")
+        with io.BufferedWriter(raw, _AT_ONCE) if buffered else raw as file:
+            for data in encoded:
+                _write_all(file, data)
+        Path(partial).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _write_all(file: Any, data: NDArray[np.uint8]) -> None:
+    """Write all of it; one call may write less."""
+    done = 0
+    while done < data.nbytes:
+        done += file.write(data[done:])

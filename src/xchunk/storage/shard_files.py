@@ -1,0 +1,202 @@
+"""The shards of a zarr array on a local disk, of which each chunk is read and written by itself.
+
+zarr's codec for shards holds all chunks of a shard that a read asks for, and a shard that is
+written twice. Here a task holds one chunk besides its box, however large the shards are: chunks
+are found by the shard's index, decoded one after the other into the place of their values, and
+written one behind the other, the index last. The layout is that of zarr's ``sharding_indexed``
+codec; either way reads what the other has written. See `xchunk.storage.chunk_files` for arrays
+without shards.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from xchunk.storage.chunk_bytes import ChunkBytes, as_bytes
+from xchunk.storage.chunk_files import ChunkFiles
+from xchunk.storage.local_files import (
+    MISSING,
+    Part,
+    Spare,
+    fill_of,
+    folder_of,
+    parts_of,
+    put_file,
+    read_chunk,
+    unfinished,
+)
+
+__all__ = ["ShardFiles", "files_of", "takes_one_by_one"]
+
+#: What an index says of a chunk that is not in the shard: as offset and as size.
+_NONE = 2**64 - 1
+#: Bytes of the index's checksum.
+_CHECKSUM = 4
+
+
+def takes_one_by_one(array: zarr.Array[Any]) -> bool:
+    """Tell whether chunks would be read and written one by one, if the store were a local one."""
+    return (ChunkFiles.how_of(array) or ShardFiles.how_of(array)) is not None
+
+
+def files_of(array: zarr.Array[Any]) -> ChunkFiles | ShardFiles | None:
+    """Return the short way to an array's chunks; None where zarr is to read and write them."""
+    return ChunkFiles.of(array) or ShardFiles.of(array)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardFiles:
+    """The files of one array with shards."""
+
+    folder: str
+    """The array's own folder."""
+    array: zarr.Array[Any]
+    """The array, for its metadata."""
+    how: ChunkBytes
+    """How a chunk is encoded."""
+    fill: Any
+    """What a missing chunk holds."""
+    shards: tuple[int, ...]
+    """Elements of a shard along each dim."""
+    counts: tuple[int, ...]
+    """Chunks of a shard along each dim."""
+    index_first: bool
+    """Whether the index stands before the chunks."""
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> ShardFiles | None:
+        """Return the files of an array; None where zarr is to read and write them."""
+        folder, how = folder_of(array), cls.how_of(array)
+        if folder is None or how is None:
+            return None
+        shards = tuple(array.shards or ())
+        counts = tuple(s // c for s, c in zip(shards, array.chunks, strict=True))
+        first = _index_location(array.metadata.to_dict()) == "start"
+        return cls(folder, array, how, fill_of(array), shards, counts, first)
+
+    @staticmethod
+    def how_of(array: zarr.Array[Any]) -> ChunkBytes | None:
+        """Return how the chunks of an array are encoded, if they just lie in shards."""
+        try:
+            shards = array.shards
+        except NotImplementedError:
+            # rectilinear chunks
+            return None
+        if shards is None or not all(shards) or fill_of(array) is None:
+            return None
+        plain = _index_location(array.metadata.to_dict()) is not None
+        return ChunkBytes.of(array) if plain else None
+
+    def read(self, region: Sequence[slice], out: NDArray[Any]) -> None:
+        """Read a region into an array of its shape and of the stored dtype."""
+        spare = Spare(self.how, self.array.chunks, self.fill)
+        for shard in parts_of(region, self.shards):
+            place, path = out[tuple(p.here for p in shard)], self._path(shard)
+            try:
+                file = io.FileIO(path)
+            except MISSING:
+                place[...] = self.fill
+                continue
+            with file:
+                size = os.fstat(file.fileno()).st_size
+                index = self._read_index(file, size, path)
+                for parts in parts_of([p.there for p in shard], self.array.chunks):
+                    number = self._number(parts)
+                    start, nbytes = int(index[number, 0]), int(index[number, 1])
+                    values = place[tuple(p.here for p in parts)]
+                    if start == nbytes == _NONE:
+                        values[...] = self.fill
+                        continue
+                    name = f"{path}, chunk {number} of the shard,"
+                    if start + nbytes > size:
+                        raise ValueError(f"{name} is said to end behind it. It is damaged.")
+                    file.seek(start)
+                    if values.shape == self.array.chunks and values.flags.c_contiguous:
+                        read_chunk(self.how, file, values, name, nbytes)
+                        continue
+                    whole = spare.values(out.dtype)
+                    read_chunk(self.how, file, whole, name, nbytes)
+                    values[...] = whole[tuple(p.there for p in parts)]
+
+    def takes(self, region: Sequence[slice]) -> bool:
+        """Tell whether a region is one of whole shards, so that it can be written."""
+        whole = all(
+            r.start % s == 0 and (r.stop % s == 0 or r.stop == n)
+            for r, s, n in zip(region, self.shards, self.array.shape, strict=True)
+        )
+        return whole and not self.index_first and not self.array.store.read_only
+
+    def write(self, region: Sequence[slice], values: NDArray[Any]) -> None:
+        """Write a region of whole shards, from values of the stored dtype."""
+        spare, behind = Spare(self.how, self.array.chunks, self.fill), unfinished()
+        for shard in parts_of(region, self.shards):
+            encoded = self._encoded(values[tuple(p.here for p in shard)], spare)
+            put_file(self._path(shard), encoded, behind, buffered=True)
+
+    def _encoded(self, values: NDArray[Any], spare: Spare) -> Iterator[NDArray[np.uint8]]:
+        """Encode a shard: the chunks that have elements of the array, in C order, and the index."""
+        index = np.full((math.prod(self.counts), 2), _NONE, dtype="<u8")
+        start = 0
+        for parts in parts_of([slice(0, n) for n in values.shape], self.array.chunks):
+            chunk, nbytes = values[tuple(p.here for p in parts)], 0
+            for data in spare.encoded(chunk, tuple(p.there for p in parts)):
+                nbytes += data.nbytes
+                yield data
+            index[self._number(parts)] = start, nbytes
+            start += nbytes
+        body = as_bytes(index)
+        yield body
+        tail = int(google_crc32c.value(body)).to_bytes(_CHECKSUM, "little")
+        yield np.frombuffer(tail, dtype=np.uint8)
+
+    def _number(self, parts: tuple[Part, ...]) -> int:
+        """Where a chunk stands in the index."""
+        number = 0
+        for p, n in zip(parts, self.counts, strict=True):
+            number = number * n + p.index
+        return number
+
+    def _path(self, parts: tuple[Part, ...]) -> str:
+        key = self.array.metadata.encode_chunk_key(tuple(p.index for p in parts))
+        return f"{self.folder}/{key}"
+
+    def _read_index(self, file: Any, size: int, path: str) -> NDArray[np.uint64]:
+        """Read where the chunks of a shard are: offset and size of each.
+
+        Raises
+        ------
+        ValueError
+            If it is not what was written.
+        """
+        nbytes = 16 * math.prod(self.counts) + _CHECKSUM
+        if not self.index_first:
+            file.seek(max(0, size - nbytes))
+        stored = file.read(nbytes)
+        body = stored[: nbytes - _CHECKSUM]
+        tail = int(google_crc32c.value(body)).to_bytes(_CHECKSUM, "little")
+        if len(stored) != nbytes or stored[len(body) :] != tail:
+            raise ValueError(f"{path} has no index of a shard that is whole. It is damaged.")
+        return np.frombuffer(body, dtype="<u8").reshape(-1, 2)
+
+
+def _index_location(metadata: Mapping[str, Any]) -> str | None:
+    """Read from an array's metadata where the index of a shard is; None if it is not plain."""
+    codecs: Any = metadata["codecs"]
+    if len(codecs) != 1 or codecs[0]["name"] != "sharding_indexed":
+        return None
+    how = codecs[0]["configuration"]
+    names = [codec["name"] for codec in how["index_codecs"]]
+    endian = how["index_codecs"][0].get("configuration", {}).get("endian")
+    place = str(how["index_location"])
+    plain = names == ["bytes", "crc32c"] and endian == "little"
+    return place if plain and place in ("start", "end") else None
