@@ -28,7 +28,6 @@ def held() -> int:
 
 def opened(case: Case, source: str) -> Any:
     """Open the source as a Dataset in its stored chunks, without decoding."""
-    import distributed  # noqa: F401 - dask loads it anyhow with whatever is computed first
     import xarray as xr
 
     engine = "netcdf4" if case.netcdf else "zarr"
@@ -82,6 +81,7 @@ def with_dask(
     case: Case, source: str, target: str, _budget: int, threads: int, _: str
 ) -> dict[str, Any]:
     import dask
+    import distributed  # noqa: F401 - dask loads it anyhow with whatever is computed first
     import zarr
 
     ds = opened(case, source)

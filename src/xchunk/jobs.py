@@ -12,7 +12,7 @@ from zarr.abc.store import Store
 
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.memory import MemoryBudget, codec_copies
+from xchunk.core.memory import DECODE_COPIES, MemoryBudget, codec_copies
 from xchunk.core.plan import CopyJob
 from xchunk.core.spec import chunks_for_store, parse_chunks, shards_for_store
 from xchunk.core.suggest import Suggestion
@@ -22,6 +22,7 @@ from xchunk.storage.codecs import codec_names
 from xchunk.storage.local_files import is_in_files
 from xchunk.storage.refs import ZarrRef
 from xchunk.storage.shard_files import takes_one_by_one
+from xchunk.storage.stored import StoredInfo
 from xchunk.storage.target import TargetArray
 from xchunk.storage.workspace import can_shard_raw_bytes
 from xchunk.storage.zarr_io import has_fused_pipeline, is_near
@@ -220,8 +221,14 @@ def copy_job(
         source=Grid(tuple(axes)),
         source_sharded=one.info.shards is not None and not one.info.by_chunk,
         source_compressed=bool(one.info.codecs),
-        read_copies=codec_copies(one.info.codecs)[0],
+        read_copies=_read_copies(one.info),
     )
+
+
+def _read_copies(info: StoredInfo) -> float:
+    """What is held for each byte of a chunk that is read; only zarr and h5py hold gzip's longer."""
+    copies = codec_copies(info.codecs)[0]
+    return min(copies, DECODE_COPIES) if info.by_chunk else copies
 
 
 def _cut(stored: Axis, start: int, count: int) -> Axis:

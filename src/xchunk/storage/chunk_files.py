@@ -98,7 +98,7 @@ class ChunkFiles:
             put_file(self._path(parts), spare.encoded(chunk, there), behind)
 
     def _path(self, parts: tuple[Part, ...]) -> str:
-        key = self.array.metadata.encode_chunk_key(tuple(p.index for p in parts))
+        key = self.array.metadata.encode_chunk_key(tuple(p.at for p in parts))
         return f"{self.folder}/{key}"
 
     def _read_chunk(self, parts: tuple[Part, ...], out: NDArray[Any]) -> bool:

@@ -13,9 +13,8 @@ import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
@@ -48,11 +47,10 @@ _UNDECODABLE = (ValueError, RuntimeError, EOFError, OSError, zlib.error)
 _AT_ONCE = 512 * 1024
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """What one chunk and a region share along one dim."""
 
-    index: int
+    at: int
     """Number of the chunk."""
     here: slice
     """Where it is in the region."""

@@ -117,15 +117,14 @@ class ShardFiles:
                     if start == nbytes == _NONE:
                         values[...] = self.fill
                         continue
-                    name = f"{path}, chunk {number} of the shard,"
                     if start + nbytes > size:
-                        raise ValueError(f"{name} is said to end behind it. It is damaged.")
+                        raise ValueError(f"chunk {number} in {path} ends behind it. It is damaged.")
                     file.seek(start)
                     if values.shape == self.array.chunks and values.flags.c_contiguous:
-                        read_chunk(self.how, file, values, name, nbytes)
+                        read_chunk(self.how, file, values, path, nbytes)
                         continue
                     whole = spare.values(out.dtype)
-                    read_chunk(self.how, file, whole, name, nbytes)
+                    read_chunk(self.how, file, whole, path, nbytes)
                     values[...] = whole[tuple(p.there for p in parts)]
 
     def takes(self, region: Sequence[slice]) -> bool:
@@ -163,11 +162,11 @@ class ShardFiles:
         """Where a chunk stands in the index."""
         number = 0
         for p, n in zip(parts, self.counts, strict=True):
-            number = number * n + p.index
+            number = number * n + p.at
         return number
 
     def _path(self, parts: tuple[Part, ...]) -> str:
-        key = self.array.metadata.encode_chunk_key(tuple(p.index for p in parts))
+        key = self.array.metadata.encode_chunk_key(tuple(p.at for p in parts))
         return f"{self.folder}/{key}"
 
     def _read_index(self, file: Any, size: int, path: str) -> NDArray[np.uint64]:
