@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import zarr
@@ -27,6 +27,7 @@ from xchunk.storage.unpublished import Unpublished
 
 __all__ = [
     "MISSING",
+    "Encoded",
     "Part",
     "Spare",
     "fill_of",
@@ -45,6 +46,10 @@ _UNDECODABLE = (ValueError, RuntimeError, EOFError, OSError, zlib.error)
 #: Bytes that are gathered, summed and written together, or read and summed: they stay in the
 #: processor's cache from one of these steps to the next.
 _AT_ONCE = 512 * 1024
+
+
+#: Encoded bytes, of a chunk or a part of it.
+Encoded: TypeAlias = "NDArray[np.uint8] | bytes"
 
 
 class Part(NamedTuple):
@@ -106,14 +111,14 @@ class Spare:
             self._values = np.empty(self.chunks, dtype=dtype)
         return self._values
 
-    def encoded(self, chunk: NDArray[Any], there: tuple[slice, ...]) -> Iterator[NDArray[np.uint8]]:
+    def encoded(self, chunk: NDArray[Any], there: tuple[slice, ...]) -> Iterator[Encoded]:
         """Encode what a chunk holds at ``there``, piece by piece, and what goes behind it."""
         checksum = 0
         for data in self._pieces(chunk, there):
             checksum = self.how.sum(data, checksum)
             yield data
         if self.how.tail_size:
-            yield np.frombuffer(self.how.tail(checksum), dtype=np.uint8)
+            yield self.how.tail(checksum)
 
     def _pieces(self, chunk: NDArray[Any], there: tuple[slice, ...]) -> Iterable[NDArray[np.uint8]]:
         if chunk.shape != self.chunks or not chunk.flags.c_contiguous:
@@ -121,7 +126,7 @@ class Spare:
             if chunk.shape != spare.shape:
                 # beyond the array's end a chunk holds the fill value
                 spare[...] = self.fill
-            elif self.how.is_raw:
+            elif self.how.is_raw and chunk.nbytes > _AT_ONCE:
                 return _gathered(chunk, spare)
             spare[there] = chunk
             chunk = spare
@@ -200,9 +205,7 @@ def unfinished() -> str:
     return f".{uuid.uuid4().hex}.partial"
 
 
-def put_file(
-    path: str, encoded: Iterable[NDArray[np.uint8]], behind: str, *, buffered: bool = False
-) -> None:
+def put_file(path: str, encoded: Iterable[Encoded], behind: str, *, buffered: bool = False) -> None:
     """Write one file, given piece by piece, that is called ``path`` and ``behind`` until then.
 
     Small pieces are written together where it is buffered.
@@ -224,8 +227,8 @@ def put_file(
         raise
 
 
-def _write_all(file: Any, data: NDArray[np.uint8]) -> None:
+def _write_all(file: Any, data: Encoded) -> None:
     """Write all of it; one call may write less."""
-    done = 0
-    while done < data.nbytes:
+    done = file.write(data)
+    while done < len(data):
         done += file.write(data[done:])

@@ -13,19 +13,21 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import google_crc32c
-import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from xchunk.storage.chunk_bytes import ChunkBytes, as_bytes
+from xchunk.storage.chunk_bytes import ChunkBytes
 from xchunk.storage.chunk_files import ChunkFiles
 from xchunk.storage.local_files import (
     MISSING,
+    Encoded,
     Part,
     Spare,
     fill_of,
@@ -38,10 +40,25 @@ from xchunk.storage.local_files import (
 
 __all__ = ["ShardFiles", "files_of", "takes_one_by_one"]
 
-#: What an index says of a chunk that is not in the shard: as offset and as size.
+#: What an index says of each chunk: offset and size.
+_ENTRY = struct.Struct("<QQ")
+#: What it says of one that is not in the shard: as both.
 _NONE = 2**64 - 1
 #: Bytes of the index's checksum.
 _CHECKSUM = 4
+#: The most chunks of a shard whose places are kept from one read or write to the next.
+_KEPT = 2_000
+
+
+class _Inner(NamedTuple):
+    """A chunk of a shard, as a region of the shard sees it."""
+
+    number: int
+    """Where it stands in the index."""
+    here: tuple[slice, ...]
+    """Where it is in the region."""
+    there: tuple[slice, ...]
+    """Where the region is in the chunk."""
 
 
 def takes_one_by_one(array: zarr.Array[Any]) -> bool:
@@ -108,12 +125,10 @@ class ShardFiles:
                 place[...] = self.fill
                 continue
             with file:
-                size = os.fstat(file.fileno()).st_size
-                index = self._read_index(file, size, path)
-                for parts in parts_of([p.there for p in shard], self.array.chunks):
-                    number = self._number(parts)
-                    start, nbytes = int(index[number, 0]), int(index[number, 1])
-                    values = place[tuple(p.here for p in parts)]
+                index, size = self._read_index(file, path)
+                for number, here, there in self._inner([p.there for p in shard]):
+                    start, nbytes = _ENTRY.unpack_from(index, _ENTRY.size * number)
+                    values = place[here]
                     if start == nbytes == _NONE:
                         values[...] = self.fill
                         continue
@@ -125,7 +140,7 @@ class ShardFiles:
                         continue
                     whole = spare.values(out.dtype)
                     read_chunk(self.how, file, whole, path, nbytes)
-                    values[...] = whole[tuple(p.there for p in parts)]
+                    values[...] = whole[there]
 
     def takes(self, region: Sequence[slice]) -> bool:
         """Tell whether a region is one of whole shards, so that it can be written."""
@@ -142,50 +157,70 @@ class ShardFiles:
             encoded = self._encoded(values[tuple(p.here for p in shard)], spare)
             put_file(self._path(shard), encoded, behind, buffered=True)
 
-    def _encoded(self, values: NDArray[Any], spare: Spare) -> Iterator[NDArray[np.uint8]]:
+    def _encoded(self, values: NDArray[Any], spare: Spare) -> Iterator[Encoded]:
         """Encode a shard: the chunks that have elements of the array, in C order, and the index."""
-        index = np.full((math.prod(self.counts), 2), _NONE, dtype="<u8")
+        index = bytearray(b"\xff") * (_ENTRY.size * math.prod(self.counts))
         start = 0
-        for parts in parts_of([slice(0, n) for n in values.shape], self.array.chunks):
-            chunk, nbytes = values[tuple(p.here for p in parts)], 0
-            for data in spare.encoded(chunk, tuple(p.there for p in parts)):
-                nbytes += data.nbytes
+        for number, here, there in self._inner([slice(0, n) for n in values.shape]):
+            nbytes = 0
+            for data in spare.encoded(values[here], there):
+                nbytes += len(data)
                 yield data
-            index[self._number(parts)] = start, nbytes
+            _ENTRY.pack_into(index, _ENTRY.size * number, start, nbytes)
             start += nbytes
-        body = as_bytes(index)
-        yield body
-        tail = int(google_crc32c.value(body)).to_bytes(_CHECKSUM, "little")
-        yield np.frombuffer(tail, dtype=np.uint8)
+        yield bytes(index)
+        yield _sum_of(bytes(index))
 
-    def _number(self, parts: tuple[Part, ...]) -> int:
-        """Where a chunk stands in the index."""
-        number = 0
-        for p, n in zip(parts, self.counts, strict=True):
-            number = number * n + p.at
-        return number
+    def _inner(self, region: Sequence[slice]) -> Iterable[_Inner]:
+        """List the chunks of a shard that a region of it touches."""
+        bounds = tuple((r.start, r.stop) for r in region)
+        chunks: tuple[int, ...] = self.array.chunks
+        if math.prod(self.counts) <= _KEPT:
+            return _kept_inner(bounds, chunks, self.counts)
+        return _inner(bounds, chunks, self.counts)
 
     def _path(self, parts: tuple[Part, ...]) -> str:
         key = self.array.metadata.encode_chunk_key(tuple(p.at for p in parts))
         return f"{self.folder}/{key}"
 
-    def _read_index(self, file: Any, size: int, path: str) -> NDArray[np.uint64]:
-        """Read where the chunks of a shard are: offset and size of each.
+    def _read_index(self, file: Any, path: str) -> tuple[bytes, int]:
+        """Read where the chunks of a shard are, and how many bytes the file has.
 
         Raises
         ------
         ValueError
             If it is not what was written.
         """
-        nbytes = 16 * math.prod(self.counts) + _CHECKSUM
-        if not self.index_first:
-            file.seek(max(0, size - nbytes))
-        stored = file.read(nbytes)
-        body = stored[: nbytes - _CHECKSUM]
-        tail = int(google_crc32c.value(body)).to_bytes(_CHECKSUM, "little")
-        if len(stored) != nbytes or stored[len(body) :] != tail:
+        nbytes = _ENTRY.size * math.prod(self.counts) + _CHECKSUM
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0 if self.index_first else max(0, size - nbytes))
+        stored: bytes = file.read(nbytes)
+        body = stored[:-_CHECKSUM]
+        if len(stored) != nbytes or stored[-_CHECKSUM:] != _sum_of(body):
             raise ValueError(f"{path} has no index of a shard that is whole. It is damaged.")
-        return np.frombuffer(body, dtype="<u8").reshape(-1, 2)
+        return body, size
+
+
+def _inner(
+    bounds: Sequence[tuple[int, int]], chunks: tuple[int, ...], counts: tuple[int, ...]
+) -> Iterator[_Inner]:
+    for parts in parts_of([slice(*b) for b in bounds], chunks):
+        number = 0
+        for p, n in zip(parts, counts, strict=True):
+            number = number * n + p.at
+        yield _Inner(number, tuple(p.here for p in parts), tuple(p.there for p in parts))
+
+
+@lru_cache(maxsize=4)
+def _kept_inner(
+    bounds: tuple[tuple[int, int], ...], chunks: tuple[int, ...], counts: tuple[int, ...]
+) -> list[_Inner]:
+    # the shards that a box touches are mostly touched alike, and written alike by all boxes
+    return list(_inner(bounds, chunks, counts))
+
+
+def _sum_of(index: bytes) -> bytes:
+    return int(google_crc32c.value(index)).to_bytes(_CHECKSUM, "little")
 
 
 def _index_location(metadata: Mapping[str, Any]) -> str | None:
