@@ -166,7 +166,7 @@ def run_one(who: str, case: Case, budget: int, options: argparse.Namespace) -> R
     os.sync()
     source = source_of(case, folder, 2 if who == "rechunker" else 3)
     if who == "floor":
-        script, sample = HERE / "floor.py", folder / "sources" / f"{case.name}.npy"
+        script, sample = HERE / "floor.py", folder / "sources" / f"{case.name}.chunks.npy"
         if not sample.exists():
             subprocess.run([sys.executable, script, case.to_json(), source, sample], check=True)
         return measure(
