@@ -276,14 +276,16 @@ def _opened(spec: StageSpec) -> _Opened:
     with _lock:
         if key not in _open:
             source = None if spec.source is None else open_stored(spec.source)
-            target = None if spec.target is None else _open_target(spec.target)
+            target = None
+            if spec.target is not None:
+                target = _open_target(spec.target, temporary=spec.to_scratch)
             _open[key] = source, target
         return _open[key]
 
 
-def _open_target(ref: ZarrRef) -> _Target:
+def _open_target(ref: ZarrRef, *, temporary: bool = False) -> _Target:
     array = zarr_io.open_array(ref.store, ref.path, ref.zarr_format, mode="r+")
-    return array, files_of(array)
+    return array, files_of(array, temporary=temporary)
 
 
 def _slot(spec: StageSpec) -> threading.BoundedSemaphore:

@@ -47,14 +47,16 @@ class ChunkFiles:
     """How a chunk is encoded."""
     fill: Any
     """What a missing chunk holds."""
+    temporary: bool = False
+    """Whether what is written will be deleted soon."""
 
     @classmethod
-    def of(cls, array: zarr.Array[Any]) -> ChunkFiles | None:
+    def of(cls, array: zarr.Array[Any], *, temporary: bool = False) -> ChunkFiles | None:
         """Return the files of an array; None where zarr is to read and write them."""
         folder, how = folder_of(array), cls.how_of(array)
         if folder is None or how is None:
             return None
-        return cls(folder, array, how, fill_of(array))
+        return cls(folder, array, how, fill_of(array), temporary)
 
     @staticmethod
     def how_of(array: zarr.Array[Any]) -> ChunkBytes | None:
@@ -95,7 +97,8 @@ class ChunkFiles:
         for parts in parts_of(region, self.array.chunks):
             chunk = values[tuple(p.here for p in parts)]
             there = tuple(p.there for p in parts)
-            put_file(self._path(parts), spare.encoded(chunk, there), behind)
+            encoded = spare.encoded(chunk, there)
+            put_file(self._path(parts), encoded, behind, temporary=self.temporary)
 
     def _path(self, parts: tuple[Part, ...]) -> str:
         key = self.array.metadata.encode_chunk_key(tuple(p.at for p in parts))

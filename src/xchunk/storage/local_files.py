@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -205,10 +206,29 @@ def unfinished() -> str:
     return f".{uuid.uuid4().hex}.partial"
 
 
-def put_file(path: str, encoded: Iterable[Encoded], behind: str, *, buffered: bool = False) -> None:
-    """Write one file, given piece by piece, that is called ``path`` and ``behind`` until then.
+def put_file(
+    path: str,
+    encoded: Iterable[Encoded],
+    behind: str,
+    *,
+    buffered: bool = False,
+    temporary: bool = False,
+) -> None:
+    """Write one file, given piece by piece.
 
-    Small pieces are written together where it is buffered.
+    Parameters
+    ----------
+    path : str
+        What it is called when it is complete.
+    encoded : iterable
+        What is in it.
+    behind : str
+        What is behind its name until then.
+    buffered : bool
+        Whether small pieces are written together.
+    temporary : bool
+        Whether the file will be deleted soon; any other is on its way to the disk from now on, so
+        that a commit, which waits until it is there, finds little left to wait for.
     """
     partial = path + behind
     try:
@@ -220,11 +240,23 @@ def put_file(path: str, encoded: Iterable[Encoded], behind: str, *, buffered: bo
         with io.BufferedWriter(raw, _AT_ONCE) if buffered else raw as file:
             for data in encoded:
                 _write_all(file, data)
+            if not temporary:
+                _send_to_disk(file)
         Path(partial).replace(path)
     except BaseException:
         with suppress(OSError):
             Path(partial).unlink(missing_ok=True)
         raise
+
+
+def _send_to_disk(file: Any) -> None:
+    # small files are better written together, later
+    if file.tell() < _AT_ONCE or not hasattr(os, "posix_fadvise"):
+        return
+    file.flush()
+    # Linux takes this word for a file of which nothing is on the disk yet as one to begin
+    with suppress(OSError):
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _write_all(file: Any, data: Encoded) -> None:

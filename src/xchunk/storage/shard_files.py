@@ -66,9 +66,12 @@ def takes_one_by_one(array: zarr.Array[Any]) -> bool:
     return (ChunkFiles.how_of(array) or ShardFiles.how_of(array)) is not None
 
 
-def files_of(array: zarr.Array[Any]) -> ChunkFiles | ShardFiles | None:
-    """Return the short way to an array's chunks; None where zarr is to read and write them."""
-    return ChunkFiles.of(array) or ShardFiles.of(array)
+def files_of(array: zarr.Array[Any], *, temporary: bool = False) -> ChunkFiles | ShardFiles | None:
+    """Return the short way to an array's chunks; None where zarr is to read and write them.
+
+    What is ``temporary`` will be deleted soon, and is not hurried to the disk.
+    """
+    return ChunkFiles.of(array, temporary=temporary) or ShardFiles.of(array, temporary=temporary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +92,11 @@ class ShardFiles:
     """Chunks of a shard along each dim."""
     index_first: bool
     """Whether the index stands before the chunks."""
+    temporary: bool = False
+    """Whether what is written will be deleted soon."""
 
     @classmethod
-    def of(cls, array: zarr.Array[Any]) -> ShardFiles | None:
+    def of(cls, array: zarr.Array[Any], *, temporary: bool = False) -> ShardFiles | None:
         """Return the files of an array; None where zarr is to read and write them."""
         folder, how = folder_of(array), cls.how_of(array)
         if folder is None or how is None:
@@ -99,7 +104,7 @@ class ShardFiles:
         shards = tuple(array.shards or ())
         counts = tuple(s // c for s, c in zip(shards, array.chunks, strict=True))
         first = _index_location(array.metadata.to_dict()) == "start"
-        return cls(folder, array, how, fill_of(array), shards, counts, first)
+        return cls(folder, array, how, fill_of(array), shards, counts, first, temporary)
 
     @staticmethod
     def how_of(array: zarr.Array[Any]) -> ChunkBytes | None:
@@ -155,7 +160,8 @@ class ShardFiles:
         spare, behind = Spare(self.how, self.array.chunks, self.fill), unfinished()
         for shard in parts_of(region, self.shards):
             encoded = self._encoded(values[tuple(p.here for p in shard)], spare)
-            put_file(self._path(shard), encoded, behind, buffered=True)
+            path = self._path(shard)
+            put_file(path, encoded, behind, buffered=True, temporary=self.temporary)
 
     def _encoded(self, values: NDArray[Any], spare: Spare) -> Iterator[Encoded]:
         """Encode a shard: the chunks that have elements of the array, in C order, and the index."""
