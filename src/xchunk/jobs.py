@@ -12,7 +12,7 @@ from zarr.abc.store import Store
 
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.memory import DECODE_COPIES, MemoryBudget, codec_copies
+from xchunk.core.memory import DECODE_COPIES, FILE_COPIES, MemoryBudget, codec_copies
 from xchunk.core.plan import CopyJob
 from xchunk.core.spec import chunks_for_store, parse_chunks, shards_for_store
 from xchunk.core.suggest import Suggestion
@@ -183,10 +183,12 @@ def copy_job(
     temporary = scratch or store
     scratch_files = temporary is not None and is_in_files(temporary) and not _holds_objects(one)
     by_chunk = False
-    if target.shards is not None or not has_fused_pipeline():
+    if target.shards is not None or codecs == () or not has_fused_pipeline():
         in_files = store is not None and is_in_files(store)
         by_chunk = made is not None and in_files and takes_one_by_one(made())
     short = scratch_files and by_chunk and one.info is not None and one.info.by_chunk
+    write_copies = codec_copies(codecs)[1] if codecs is not None else None
+    raw = short and codecs == () and one.info is not None and not one.info.codecs
     common: dict[str, Any] = {
         "name": one.path or "array",
         "shape": one.shape,
@@ -198,7 +200,8 @@ def copy_job(
         "unit_files": by_chunk,
         "near": near,
         "shardable": one.dtype.itemsize in (1, 2, 4, 8) or can_shard_raw_bytes(),
-        "write_copies": codec_copies(codecs)[1] if codecs is not None else None,
+        "write_copies": FILE_COPIES if raw else write_copies,
+        "raw_files": raw,
     }
     if one.info is None:
         blocks = (one.variable.chunks or ()) if one.variable is not None else ()

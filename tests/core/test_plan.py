@@ -236,6 +236,7 @@ def jobs(draw):
         fused=draw(st.booleans()),
         scratch_files=draw(st.booleans()),
         unit_files=draw(st.booleans()),
+        raw_files=draw(st.booleans()),
         source_chunked=how != "runs",
         source_compressed=draw(st.booleans()),
         blocks=how == "blocks",

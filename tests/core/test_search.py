@@ -58,7 +58,7 @@ def jobs(draw, most=6, dims=(1, 2), unchunked=True):
         st.sampled_from([target, tuple(min(n, 2 * c) for n, c in zip(shape, target, strict=True))])
     )
     units = tuple(u if u % c == 0 else c for u, c in zip(units, target, strict=True))
-    files = {name: draw(st.booleans()) for name in ("scratch_files", "unit_files")}
+    files = {name: draw(st.booleans()) for name in ("scratch_files", "unit_files", "raw_files")}
     facts = {"source_chunked": how != "runs", "blocks": how == "blocks", **files}
     return job(shape, source, target, units, **facts)
 

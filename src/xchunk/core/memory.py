@@ -12,6 +12,7 @@ from xchunk.errors import MemoryBudgetError
 __all__ = [
     "DECODE_COPIES",
     "ENCODE_COPIES",
+    "FILE_COPIES",
     "GZIP_READ_COPIES",
     "GZIP_WRITE_COPIES",
     "PAUSE",
@@ -19,6 +20,7 @@ __all__ = [
     "PLAIN_WRITE_COPIES",
     "PROCESS_OVERHEAD",
     "QUEUED",
+    "RAW_TASK_OVERHEAD",
     "SHARD_COPIES",
     "SPILL",
     "TARGET",
@@ -139,6 +141,10 @@ DECODE_COPIES = 2.0
 #: A chunk or piece without a codec: the bytes as they were read are the values (1.0).
 PLAIN_READ_COPIES = 1.1
 
+#: A piece without a codec in a file that is read and written without zarr: the memory in which
+#: it is put together, where it does not lie in the box as it is stored (1.0).
+FILE_COPIES = 1.1
+
 #: A unit that is encoded: a contiguous copy of its values, and what comes out (1.9).
 ENCODE_COPIES = 2.2
 
@@ -158,6 +164,9 @@ QUEUED = 2
 #: What a task takes whatever its size: its thread's stack and heap, in which freed chunks
 #: leave holes, codec contexts, open files.
 TASK_OVERHEAD = 2_500_000
+
+#: The same where no codec is at work and zarr has no part: measured at less than half of it.
+RAW_TASK_OVERHEAD = 1_000_000
 
 #: What a process takes once it copies at all, whatever its tasks: the threads of zarr's event
 #: loop, libraries that are loaded on first use, holes in its heap. Measured: 1 to 2 MB.

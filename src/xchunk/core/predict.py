@@ -21,9 +21,11 @@ from xchunk.core.grid import Axis, Grid, ceildiv
 from xchunk.core.memory import (
     DECODE_COPIES,
     ENCODE_COPIES,
+    FILE_COPIES,
     PLAIN_READ_COPIES,
     PLAIN_WRITE_COPIES,
     QUEUED,
+    RAW_TASK_OVERHEAD,
     SHARD_COPIES,
     TASK_OVERHEAD,
     CopyBuffers,
@@ -98,7 +100,14 @@ class Facts:
             return (DECODE_COPIES, SHARD_COPIES)
         if self.packed:
             return (DECODE_COPIES, ENCODE_COPIES)
+        if self.job.scratch_files:
+            return (FILE_COPIES, FILE_COPIES)
         return (PLAIN_READ_COPIES, PLAIN_WRITE_COPIES)
+
+    @property
+    def task_overhead(self) -> int:
+        """Bytes that a task holds whatever the size of its box."""
+        return RAW_TASK_OVERHEAD if self.job.raw_files and not self.packed else TASK_OVERHEAD
 
     @cached_property
     def target_buffers(self) -> tuple[int, float]:
@@ -270,7 +279,7 @@ def _buffers(
         concurrency=facts.in_flight,
         read_copies=read_copies,
         write_copies=write_copies,
-        overhead=TASK_OVERHEAD,
+        overhead=facts.task_overhead,
     )
 
 
@@ -331,7 +340,7 @@ class ChainModel:
             else:
                 write = rows[:, (col.shard if facts.holds_shards else col.piece)(k)] * item
             flight = np.maximum(copies_read * read * conc, copies_write * write * conc)
-            held = np.floor(rows[:, col.box(k)] * item + flight) + TASK_OVERHEAD
+            held = np.floor(rows[:, col.box(k)] * item + flight) + facts.task_overhead
             good &= held <= facts.per_task
         return good
 

@@ -74,6 +74,9 @@ class CopyJob:
     unit_files: bool = False
     """Whether chunks of the target's shards are written to a file of this machine one by one; if
     not, by zarr, which holds a shard."""
+    raw_files: bool = False
+    """Whether source, scratch and target are files of this machine without codecs, which are read
+    and written without zarr."""
     near: bool = True
     """Whether both stores answer without waiting; if not, several chunks are in flight at once."""
     read_copies: float | None = None
