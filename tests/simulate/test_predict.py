@@ -105,6 +105,26 @@ def test_counts_and_memory(workload: str, chunks: str, opened: Any, reads: dict[
     assert found.heap == pytest.approx(real["heap"], rel=0.3, abs=1.5e6)
 
 
+@pytest.mark.parametrize(
+    ("change", "chunks", "less"),
+    [
+        (lambda ds: ds.a, "series", True),
+        (lambda ds: ds.packed, "series", False),
+        (lambda ds: ds.a, "maps", False),
+        (lambda ds: ds.a.std("time"), "series", False),
+    ],
+    ids=["chunks after each other", "decoded again", "chunks side by side", "temporaries"],
+)
+def test_where_reading_makes_the_peak_less_is_touched(
+    change: Any, chunks: str, less: bool, opened: Any
+) -> None:
+    found = predict(change(opened(CHUNKINGS[chunks])), threads=2, gather=False)
+    assert found.touched <= found.heap
+    assert (found.touched < 0.95 * found.heap) == less
+    assert found.rss[0] == found.touched
+    assert found.rss[1] > found.heap
+
+
 @pytest.mark.parametrize("workload", ["mean", "std", "map_blocks"])
 def test_two_threads_take_more(workload: str, opened: Any) -> None:
     lazy = WORKLOADS[workload](opened(CHUNKINGS["maps"]))

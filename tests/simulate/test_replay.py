@@ -36,6 +36,16 @@ def test_leaves_of_a_sum_run_side_by_side() -> None:
     assert (found.heap, found.seconds) == (66, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("touched", "most"), [(None, 66), (8, 61), (12, 66)], ids=["not known", "less", "all"]
+)
+def test_what_is_reserved_and_not_touched(touched: int | None, most: int) -> None:
+    leaves = [Step((), 10, (), 12, 1.0, i, touched=touched) for i in range(6)]
+    total = Step(tuple(range(6)), 1, (), 1, 1.0, 6, True)
+    found = on_threads([*leaves, total], 3, {})
+    assert (found.heap, found.touched) == (66, most)
+
+
 def test_views_keep_what_they_show() -> None:
     steps = [
         Step((), 100, (), 100, 1.0, 0),

@@ -130,6 +130,7 @@ def predict_walked(
         assumed=walked.assumed,
         notes=walked.notes,
         over_time=over_time,
+        touched=local.touched + tasks * _TASK_NBYTES,
     )
 
 

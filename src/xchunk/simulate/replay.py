@@ -41,6 +41,8 @@ class Step:
     """What tasks of its kind are called; a scheduler learns their time together."""
     produces: bool = False
     """Whether it reads or makes data: a cluster runs no more of these ahead than it can use."""
+    touched: int | None = None
+    """Bytes of its peak that are more than reserved; None: all."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Local:
     """Seconds from the first task to the last."""
     over_time: tuple[tuple[float, float], ...] = ()
     """Parts of the time that have passed, with the parts of ``heap`` that are in use until then."""
+    touched: int = 0
+    """Bytes of ``heap`` that are more than reserved, at the most."""
 
 
 class Trace:
@@ -149,18 +153,24 @@ def on_threads(steps: Sequence[Step], threads: int, constants: Mapping[int, Key]
     known: dict[int, frozenset[int]] = {}
     running: list[tuple[float, int, int]] = []
     clock, live, heap, at_work = 0.0, 0, 0, 0
+    touches = [s.peak if s.touched is None else s.touched for s in steps]
+    touched = touching = 0
     while ready or running:
         while ready and len(running) < threads:
             i = ready.pop()
             heapq.heappush(running, (clock + steps[i].seconds, steps[i].rank, i))
             at_work += steps[i].peak
+            touching += touches[i]
         heap = max(heap, memory.now + at_work)
+        touched = max(touched, memory.now + touching)
         trace.note(clock, memory.now + at_work)
         clock, _, i = heapq.heappop(running)
         at_work -= steps[i].peak
+        touching -= touches[i]
         known[i] = memory.buffers(i, known)
         memory.hold(i, known[i])
         heap = max(heap, memory.now + at_work)
+        touched = max(touched, memory.now + touching)
         trace.note(clock, memory.now + at_work)
         for j in dependents[i]:
             waiting[j] -= 1
@@ -171,4 +181,4 @@ def on_threads(steps: Sequence[Step], threads: int, constants: Mapping[int, Key]
             if not users[d] and not steps[d].kept and d not in constants:
                 memory.release(d)
         live = max(live, memory.now)
-    return Local(live, heap, clock, trace.parts())
+    return Local(live, heap, clock, trace.parts(), touched)
