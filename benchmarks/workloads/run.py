@@ -213,7 +213,8 @@ def _status(pid: str, field: str) -> int:
 def run(kind: str, workload: str, chunks: str, path: Path) -> dict[str, Any]:
     """Run one cell in a process of its own."""
     # The allocator gives memory back at once, so that what is measured is what is used.
-    env = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONPATH": str(HERE)}
+    paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(paths)}
     try:
         done = subprocess.run(
             [sys.executable, __file__, "--cell", kind, workload, chunks, "--data", str(path)],
