@@ -12,7 +12,7 @@ import tracemalloc
 import warnings
 from collections import defaultdict
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class Profiler:
         inputs = [values[k] for k in signature.deps] + signature.literals
         read = sum(a.elements * item_nbytes(s.dtype) for s, a in signature.reads)
         nbytes = sum(v.nbytes for v in inputs) + read
-        if nbytes > self.cap:
+        if nbytes > self.cap and all(v.known for v in inputs):
             self.untried = max(self.untried, nbytes)
         if nbytes > self.cap or self._spent > self.seconds:
             # one that is alike stands for it once there is no more time
@@ -153,11 +153,11 @@ class Profiler:
         if signature.reads:
             stored, asked = max(signature.reads, key=lambda r: r[1].elements)
             hole = Hole(asked.shape, stored.dtype)
-            value = Value(hole, hole, hole, read)
+            value = Value(hole, hole, hole, read, known=False)
         elif largest is None:
             value = value_of(None)
         else:
-            value = largest
+            value = replace(largest, known=False)
         temporary = max((s.temporary(a) for s, a in signature.reads), default=0)
         peak = nbytes + temporary
         return Profile(value, nbytes, (), peak, peak, nbytes / 2e9, measured=False)

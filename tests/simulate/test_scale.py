@@ -1,0 +1,88 @@
+"""From what twins take to what the data take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from xchunk.core.cost import Rates
+from xchunk.core.layout import ArrayLayout
+from xchunk.simulate.replay import Step
+from xchunk.simulate.scale import Twin, predict_twins, twin_shapes
+from xchunk.simulate.twins import Shape
+from xchunk.simulate.walk import Walked
+
+MB = 1_000_000
+
+
+def walked(peaks: Sequence[int], *, kept: int = 0) -> Walked:
+    """One task after the other, none of which keeps more than a little."""
+    steps = tuple(
+        Step((i - 1,) if i else (), kept, (), p * MB, 1.0, i, i == len(peaks) - 1, kind=str(i))
+        for i, p in enumerate(peaks)
+    )
+    return Walked(steps, {}, {}, 0, 0, 0, ())
+
+
+def heap(seen: list[tuple[Twin, Walked]]) -> int:
+    found = predict_twins(
+        [(twin, w, 0) for twin, w in seen], 1.0, threads=1, workers=1, rates=Rates()
+    )
+    return round((found.heap - found.tasks * 2_300) / MB)
+
+
+SMALL, TWICE = Twin(Shape()), Twin(Shape(), 2.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("small", "twice", "whole"),
+    [
+        # what makes the peak of the whole does not make that of its twins
+        ([100, 20], [100, 40], 200),
+        ([100, 2], [100, 4], 100),
+        ([10, 20], [20, 40], 200),
+        ([50, 50], [50, 60], 140),
+        # not the same tasks: a line through the peaks
+        ([30], [30, 60], 300),
+    ],
+    ids=["another", "the same", "all", "in part", "others"],
+)
+def test_each_task_grows_by_itself(small: list[int], twice: list[int], whole: int) -> None:
+    assert heap([(SMALL, walked(small)), (TWICE, walked(twice))]) == whole
+
+
+def test_each_dim_has_its_line() -> None:
+    wide, high = Twin(Shape(), 2.0, 8.0), Twin(Shape(), 1.5, 3.0)
+    # 4 for all, and 6 for each of one dim
+    assert heap([(SMALL, walked([10])), (wide, walked([16])), (high, walked([10]))]) == 52
+    # 10 for each of both dims
+    assert heap([(SMALL, walked([10])), (wide, walked([20])), (high, walked([15]))]) == 240
+
+
+@pytest.mark.parametrize(
+    ("thin", "larger"),
+    [
+        ({}, []),
+        ({"lat": 0.1}, [("lat", 2.0, 10.0)]),
+        ({"lat": 0.1, "lon": 0.5}, [("lat", 2.0, 10.0), ("lon", 2.0, 2.0)]),
+        ({"lat": 0.1, "lon": 1.0}, [("lat", 2.0, 10.0)]),
+        ({"lat": 0.8}, [("lat", 1.25, 1.25)]),
+    ],
+    ids=["as it is", "one dim", "two dims", "whole", "little"],
+)
+def test_a_twin_is_larger_in_each_thin_dim(
+    thin: dict[str, float], larger: list[tuple[str, float, float]]
+) -> None:
+    dtype = np.dtype("f4")
+    main = ArrayLayout(
+        "v", ("time", "lat", "lon"), (10, 100, 200), chunks=(1, 100, 200), dtype=dtype,
+        stored_dtype=dtype, format="zarr3",
+    )  # fmt: skip
+    own = {"time": 1, "lat": 100, "lon": 200}
+    small, *others = twin_shapes(main, own, {"time": 10, "lat": 1, "lon": 1}, thin)
+    assert dict(small.shape.thin) == thin
+    for twin, (dim, by, to) in zip(others, larger, strict=True):
+        assert (twin.by, twin.to) == (pytest.approx(by), pytest.approx(to))
+        assert dict(twin.shape.thin) == {**thin, dim: min(1.0, 2 * thin[dim])}
