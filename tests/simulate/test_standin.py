@@ -89,13 +89,26 @@ ZSTD = {"codecs": ("zstd",)}
         ((100, 300, 10), (1, 100, 10), ZSTD, 5, 3 * 6000 + 4000),
         # a part of a chunk: what is decoded is more than what is returned
         ((1000, 10), (100, 10), ZSTD, slice(0, 10), 6000 + 400),
+        # large pages: two for the chunk, and one more, since chunks are not theirs
+        ((3000, 1000), (1000, 1000), ZSTD, slice(None), 3 * 6_000_000 + 3 * 2**21),
         # one chunk at a time, which is the last
         ((1000, 10), (100, 10), {"format": "netcdf4", **ZSTD}, slice(0, 300), 6000 + 12000),
         # nothing is decoded
         ((1000, 10), None, {"format": "netcdf3"}, slice(0, 300), 12000),
         ((1000, 10), (100, 10), ZSTD, slice(0, 0), 0),
     ],
-    ids=["few", "many", "side", "leading", "integer", "part", "netcdf4", "plain", "nothing"],
+    ids=[
+        "few",
+        "many",
+        "side",
+        "leading",
+        "integer",
+        "part",
+        "pages",
+        "netcdf4",
+        "plain",
+        "nothing",
+    ],
 )
 def test_no_more_is_touched_than_was_written(
     shape: tuple[int, ...], chunks: Any, more: dict[str, Any], index: Any, touched: int

@@ -16,6 +16,9 @@ from xchunk.core.layout import ArrayLayout
 
 __all__ = ["RESERVED", "Asked", "Discard", "Reserved", "StandIn", "noise"]
 
+#: Bytes of the pages that numpy asks the system for, and of the arrays from which on it does.
+_PAGE, _PAGED = 2**21, 2**22
+
 _POOL = np.random.default_rng(0).random(1 << 16)
 
 
@@ -137,7 +140,11 @@ class StandIn:
         before = asked.chunks - self._at_once(asked)
         # the one that is being written is still in flight
         begun = before // (asked.chunks // asked.rows) + 1
-        return max(target, temporary + target * begun // asked.rows)
+        written = target * begun // asked.rows
+        if target >= _PAGED:
+            # nor do chunks begin and end where pages do
+            written = min(target, (math.ceil(written / _PAGE) + 1) * _PAGE)
+        return max(target, temporary + written)
 
     def _at_once(self, asked: Asked) -> int:
         """Chunks that are in flight at once."""
