@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from xchunk.core.cost import Rates
 from xchunk.core.layout import ArrayLayout
+from xchunk.simulate.lazy import lazy_graph
+from xchunk.simulate.predict import predict
 from xchunk.simulate.replay import Step
 from xchunk.simulate.scale import Twin, predict_twins, twin_shapes
-from xchunk.simulate.twins import Shape
-from xchunk.simulate.walk import Walked
+from xchunk.simulate.twins import Shape, Source, blocks_of
+from xchunk.simulate.walk import Walked, walk
+from xchunk.storage.layouts import read_layouts
 
 MB = 1_000_000
 
@@ -86,3 +90,38 @@ def test_a_twin_is_larger_in_each_thin_dim(
     for twin, (dim, by, to) in zip(others, larger, strict=True):
         assert (twin.by, twin.to) == (pytest.approx(by), pytest.approx(to))
         assert dict(twin.shape.thin) == {**thin, dim: min(1.0, 2 * thin[dim])}
+
+
+@pytest.mark.parametrize(
+    "thin",
+    [{"lat": 1 / 6}, {"lat": 1 / 6, "lon": 0.5}],
+    ids=["one dim", "two dims"],
+)
+@pytest.mark.parametrize(
+    "workload",
+    [
+        # the result has the size that is asked for, whatever the size of the data
+        lambda ds: ds.a.interp(lat=np.linspace(-79, 79, 90), lon=np.arange(0.5, 95, 2)),
+        lambda ds: ds.a.std("time"),
+        lambda ds: ds.a * 2 - ds.a.mean("lat"),
+    ],
+    ids=["interp", "std", "broadcast"],
+)
+def test_twins_tell_what_the_whole_takes(
+    workload: Any, thin: dict[str, float], opened: Any
+) -> None:
+    groups = {"": opened()}
+    layouts = {v.name: v for v in read_layouts(groups).layouts}
+    source = Source(groups, layouts, Rates())
+    own = {"time": 122, "lat": 96, "lon": 96}
+    chunks, main = {"a": own}, layouts["a"]
+    seen = []
+    for twin in twin_shapes(main, own, blocks_of(main, own), thin):
+        graph, gathered = lazy_graph(workload(source.twin(chunks, twin.shape)[""]), gather=False)
+        seen.append((twin, walk(graph, Rates(), cap=10**9, seconds=60), gathered))
+    found = predict_twins(seen, 1.0, threads=2, workers=1, rates=Rates())
+    whole = predict(workload(source.twin(chunks)[""]), threads=2, gather=False)
+    assert found.heap == pytest.approx(whole.heap, rel=0.15)
+    assert found.touched == pytest.approx(whole.touched, rel=0.15)
+    assert found.tasks == whole.tasks
+    assert found.nbytes_read == whole.nbytes_read
