@@ -57,6 +57,17 @@ def test_each_task_grows_by_itself(small: list[int], twice: list[int], whole: in
     assert heap([(SMALL, walked(small)), (TWICE, walked(twice))]) == whole
 
 
+def test_inputs_have_no_order() -> None:
+    leaves = [Step((), 0, (), 0, 1.0, i) for i in range(2)]
+    small, twice = (
+        Walked(
+            (*leaves, *(Step(deps, 0, (), n * MB, 1.0, i) for i, n in tasks)), {}, {}, 0, 0, 0, ()
+        )
+        for deps, tasks in (((0, 1), [(2, 100), (3, 20)]), ((1, 0), [(2, 100), (3, 40)]))
+    )
+    assert heap([(SMALL, small), (TWICE, twice)]) == 200
+
+
 def test_each_dim_has_its_line() -> None:
     wide, high = Twin(Shape(), 2.0, 8.0), Twin(Shape(), 1.5, 3.0)
     # 4 for all, and 6 for each of one dim

@@ -174,7 +174,8 @@ def _grown(twins: Sequence[Twin], values: Sequence[float]) -> float:
 
 def _grown_steps(twins: Sequence[Twin], walks: Sequence[Walked]) -> tuple[Step, ...] | None:
     """Draw lines through what each task takes; None where the twins' tasks are not the same."""
-    first, *others = ([(s.deps, s.views, s.kind, s.kept) for s in w.steps] for w in walks)
+    # dask has the inputs of a task in no order
+    first, *others = ([(set(s.deps), set(s.views), s.kind, s.kept) for s in w.steps] for w in walks)
     if any(other != first for other in others):
         return None
 
