@@ -1,13 +1,13 @@
 """Predictions of workloads against what they really take.
 
 Every cell (workload, chunks) is predicted without running it, and then run in processes of
-its own: once counting tasks, chunk reads and the heap, for the peak of the process's memory
-with malloc trimming (rss2 and rss3 are repetitions: threads race, and the highest peak counts),
-and on a cluster of two workers of one thread (cluster2 and cluster3 are repetitions, since its
-scheduler's choices differ from run to run).
+its own: counting tasks, chunk reads and the heap, for the peak of the process's memory with
+malloc trimming (heap2, rss2 and rss3 are repetitions: threads race, and the highest peak
+counts), and on a cluster of two workers of one thread (cluster2 and cluster3 are repetitions,
+since its scheduler's choices differ from run to run).
 
     python benchmarks/workloads/run.py [--only mean,std] [--chunks series,maps]
-        [--kinds predict,heap,rss,rss2,rss3,cluster,cluster2] [--out results.json]
+        [--kinds predict,heap,heap2,rss,rss2,rss3,cluster,cluster2] [--out results.json]
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def cell(kind: str, workload: str, chunks: str, path: str) -> dict[str, Any]:
     blocks = CHUNKINGS[chunks] if chunks in CHUNKINGS else json.loads(chunks)
     if kind == "suggest":
         return suggest(function, xr.open_zarr(path, chunks=None, consolidated=False))
-    if kind == "heap":
+    if kind.startswith("heap"):
         return run_heap(function, path, blocks)
     ds = xr.open_zarr(path, chunks=blocks, consolidated=False)
     if kind == "predict":
@@ -213,7 +213,8 @@ def _status(pid: str, field: str) -> int:
 def run(kind: str, workload: str, chunks: str, path: Path) -> dict[str, Any]:
     """Run one cell in a process of its own."""
     # The allocator gives memory back at once, so that what is measured is what is used.
-    env = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONPATH": str(HERE)}
+    paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(paths)}
     try:
         done = subprocess.run(
             [sys.executable, __file__, "--cell", kind, workload, chunks, "--data", str(path)],
@@ -233,7 +234,7 @@ def run(kind: str, workload: str, chunks: str, path: Path) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """Show predictions beside measurements."""
     head = f"{'workload':12s}{'chunks':8s}{'tasks':>13s}{'decodes':>13s}{'live':>12s}{'heap':>14s}"
-    head += f"{'off':>6s}{'rss':>6s}{'off':>6s}{'worker':>13s}{'off':>6s}{'moved':>12s}"
+    head += f"{'off':>6s}{'rss':>12s}{'off':>6s}{'worker':>13s}{'off':>6s}{'moved':>12s}"
     lines = [head]
     for name, c in found.items():
         if not all(k in c and "error" not in c[k] for k in ("predict", "heap")):
@@ -243,11 +244,12 @@ def table(found: dict[str, Any]) -> str:
         workload, chunks = name.split("/")
         worker = p["cluster"]["worker_heap"]
         rss, fullest = highest(c), highest(c, "cluster", "fullest")
+        heap = highest(c, "heap", "heap")
         lines.append(
             f"{workload:12s}{chunks:8s}{p['tasks']:6d}/{h['tasks']:6d}"
             f"{p['decodes']:6d}/{h['decodes']:6d}{p['live'] / MB:6.0f}/{h['live'] / MB:5.0f}"
-            f"{p['heap'] / MB:7.0f}/{h['heap'] / MB:6.0f}{off(p['heap'], h['heap']):>6s}"
-            f"{(rss or 0) / MB:6.0f}{off(p['heap'], rss):>6s}"
+            f"{p['heap'] / MB:7.0f}/{heap / MB:6.0f}{off(p['heap'], heap):>6s}"
+            f"{p['rss'][0] / MB:6.0f}/{(rss or 0) / MB:5.0f}{off(p['rss'][0], rss):>6s}"
             f"{worker / MB:6.0f}/{(fullest or 0) / MB:6.0f}{off(worker, fullest):>6s}"
             f"{p['cluster']['moved'] / MB:6.0f}/{k.get('moved', 0) / MB:5.0f}"
         )
@@ -291,8 +293,8 @@ def summary(found: dict[str, Any]) -> str:
                 f"in every cell of {every} of {len(by_workload)} workloads"
             )
 
-    heap = {n: (c["predict"]["heap"], c["heap"]["heap"]) for n, c in good.items()}
-    rss = {n: (c["predict"]["heap"], highest(c)) for n, c in good.items()}
+    heap = {n: (c["predict"]["heap"], highest(c, "heap", "heap")) for n, c in good.items()}
+    rss = {n: (c["predict"]["rss"][0], highest(c)) for n, c in good.items()}
     worker = {
         n: (c["predict"]["cluster"]["worker_heap"], highest(c, "cluster", "fullest"))
         for n, c in good.items()
@@ -332,7 +334,7 @@ def pick(workload: str, found: dict[str, Any], path: Path) -> dict[str, Any]:
         "chunks": chunks,
         "took": suggestion["took"],
         "tried": len(suggestion["outcomes"]),
-        "predicted": suggestion["prediction"]["heap"],
+        "predicted": suggestion["prediction"]["rss"][0],
         "rss": max(t.get("rss", 0) for t in times),
         "seconds": min(t.get("seconds", float("inf")) for t in times),
         "cpu": min(t.get("cpu", float("inf")) for t in times),

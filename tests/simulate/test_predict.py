@@ -14,10 +14,12 @@ import pytest
 import xarray as xr
 from dask.callbacks import Callback
 
+from xchunk.core.cost import Rates
 from xchunk.simulate import predict
 from xchunk.simulate._dask import SimulationError, capture
 from xchunk.simulate.lazy import dask_arrays
 from xchunk.simulate.standin import Discard
+from xchunk.simulate.walk import walk
 
 
 def _detrend(block: xr.DataArray) -> xr.DataArray:
@@ -105,6 +107,26 @@ def test_counts_and_memory(workload: str, chunks: str, opened: Any, reads: dict[
     assert found.heap == pytest.approx(real["heap"], rel=0.3, abs=1.5e6)
 
 
+@pytest.mark.parametrize(
+    ("change", "chunks", "less"),
+    [
+        (lambda ds: ds.a, "series", True),
+        (lambda ds: ds.packed, "series", False),
+        (lambda ds: ds.a, "maps", False),
+        (lambda ds: ds.a.std("time"), "series", False),
+    ],
+    ids=["chunks after each other", "decoded again", "chunks side by side", "temporaries"],
+)
+def test_where_reading_makes_the_peak_less_is_touched(
+    change: Any, chunks: str, less: bool, opened: Any
+) -> None:
+    found = predict(change(opened(CHUNKINGS[chunks])), threads=2, gather=False)
+    assert found.touched <= found.heap
+    assert (found.touched < 0.95 * found.heap) == less
+    assert found.rss[0] == found.touched
+    assert found.rss[1] > found.heap
+
+
 @pytest.mark.parametrize("workload", ["mean", "std", "map_blocks"])
 def test_two_threads_take_more(workload: str, opened: Any) -> None:
     lazy = WORKLOADS[workload](opened(CHUNKINGS["maps"]))
@@ -187,6 +209,15 @@ def test_what_fails_is_assumed() -> None:
     assert found.assumed >= 1
     assert found.heap >= 4e6
     assert "not with these values" in found.notes[0]
+
+
+@pytest.mark.parametrize("cap", [3_000_000, 6_000_000])
+def test_what_is_untried_is_not_reckoned_from_guesses(cap: int) -> None:
+    blocks = da.ones((8, 1000, 1000), chunks=(1, 500, 1000))
+    # one task takes 4 MB, the second what the first is taken to make, and the last 16 of these
+    lazy = blocks.rechunk((1, 1000, 1000)).map_blocks(np.sort).sum()
+    untried = walk(capture(lazy), Rates(), cap=cap, seconds=60).untried
+    assert untried == (8_000_000 if cap < 8_000_000 else 0)
 
 
 def test_other_threads_compute_meanwhile() -> None:

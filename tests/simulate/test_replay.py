@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from xchunk.core.cost import Rates
 from xchunk.simulate._dask import Graph
 from xchunk.simulate.cluster import on_workers
-from xchunk.simulate.replay import Step, on_threads
+from xchunk.simulate.replay import Step, on_racing_threads, on_threads
 from xchunk.simulate.values import arrays_in, root_of
 from xchunk.simulate.walk import walk
 
@@ -34,6 +34,39 @@ def test_leaves_of_a_sum_run_side_by_side() -> None:
     total = Step(tuple(range(6)), 1, (), 1, 1.0, 6, True)
     found = on_threads([*leaves, total], 3, {})
     assert (found.heap, found.seconds) == (66, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("touched", "most"), [(None, 66), (8, 61), (12, 66)], ids=["not known", "less", "all"]
+)
+def test_what_is_reserved_and_not_touched(touched: int | None, most: int) -> None:
+    leaves = [Step((), 10, (), 12, 1.0, i, touched=touched) for i in range(6)]
+    total = Step(tuple(range(6)), 1, (), 1, 1.0, 6, True)
+    found = on_threads([*leaves, total], 3, {})
+    assert (found.heap, found.touched) == (66, most)
+
+
+def pairs() -> list[Step]:
+    """Tasks of which each second one has a high peak; all of them wait for the first."""
+    out = [Step((), 1, (), 1, 1.0, 0)]
+    for i in range(40):
+        out += [Step((0,), 0, (), 100, 1.0, 2 * i + 1), Step((0,), 0, (), 1, 1.0, 2 * i + 2)]
+    return out
+
+
+@pytest.mark.parametrize(("threads", "heap"), [(1, 101), (2, 201)], ids=["one", "two"])
+def test_peaks_that_equal_times_keep_apart(threads: int, heap: int) -> None:
+    plain = on_threads(pairs(), threads, {})
+    assert plain.heap == 100 + threads
+    found = on_racing_threads(pairs(), threads, {})
+    assert (found.heap, found.live, found.seconds) == (heap, 1, plain.seconds)
+    # and so it is each time
+    assert found == on_racing_threads(pairs(), threads, {})
+
+
+def test_large_graphs_are_replayed_once() -> None:
+    steps = pairs() * 100
+    assert on_racing_threads(steps, 2, {}) == on_threads(steps, 2, {})
 
 
 def test_views_keep_what_they_show() -> None:

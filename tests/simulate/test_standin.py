@@ -70,3 +70,51 @@ def test_temporaries_are_those_of_chunks_in_flight() -> None:
     assert plain.temporary(plain.ask((slice(None), slice(None)))) == 10 * item
     free = stand_in((5000, 10), None, format="netcdf3")
     assert free.temporary(free.ask((slice(None), slice(None)))) == 0
+
+
+ZSTD = {"codecs": ("zstd",)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "more", "index", "touched"),
+    [
+        # all in flight: of the target there is the chunk that is being written
+        ((1000, 10), (100, 10), ZSTD, slice(0, 300), 3 * 6000 + 4000),
+        # ten in flight, when ten of twenty are written and one is being written
+        ((2000, 10), (100, 10), ZSTD, slice(None), 10 * 6000 + 11 * 4000),
+        # chunks side by side share the pages of the target
+        ((100, 40), (100, 10), ZSTD, slice(None), 4 * 6000 + 16000),
+        # dims of which one element is asked for part nothing
+        ((1, 300, 10), (1, 100, 10), ZSTD, slice(None), 3 * 6000 + 4000),
+        ((100, 300, 10), (1, 100, 10), ZSTD, 5, 3 * 6000 + 4000),
+        # a part of a chunk: what is decoded is more than what is returned
+        ((1000, 10), (100, 10), ZSTD, slice(0, 10), 6000 + 400),
+        # large pages: two for the chunk, and one more, since chunks are not theirs
+        ((3000, 1000), (1000, 1000), ZSTD, slice(None), 3 * 6_000_000 + 3 * 2**21),
+        # one chunk at a time, which is the last
+        ((1000, 10), (100, 10), {"format": "netcdf4", **ZSTD}, slice(0, 300), 6000 + 12000),
+        # nothing is decoded
+        ((1000, 10), None, {"format": "netcdf3"}, slice(0, 300), 12000),
+        ((1000, 10), (100, 10), ZSTD, slice(0, 0), 0),
+    ],
+    ids=[
+        "few",
+        "many",
+        "side",
+        "leading",
+        "integer",
+        "part",
+        "pages",
+        "netcdf4",
+        "plain",
+        "nothing",
+    ],
+)
+def test_no_more_is_touched_than_was_written(
+    shape: tuple[int, ...], chunks: Any, more: dict[str, Any], index: Any, touched: int
+) -> None:
+    stored = stand_in(shape, chunks, **more)
+    asked = stored.ask(index)
+    target = asked.elements * 4
+    assert stored.touched(asked, target) == touched
+    assert target <= touched <= target + stored.temporary(asked)

@@ -97,6 +97,8 @@ class Prediction:
     """What limits the prediction, in words."""
     over_time: tuple[tuple[float, float], ...] = ()
     """Parts of the time that have passed, with the part of `peak` that is in use until then."""
+    touched: int = 0
+    """Bytes of `heap` that are ever in use at once; the system gives reserved ones no memory."""
 
     @property
     def nbytes_read(self) -> int:
@@ -122,7 +124,9 @@ class Prediction:
     @property
     def rss(self) -> tuple[int, int]:
         """Bytes by which the process grows: with malloc trimming, and at worst without it."""
-        return self.peak, int(KEPT_AT_WORST * self.peak)
+        # of workers only what they reserve is known, and of what was not replayed
+        least = self.peak if self.workers > 1 else self.touched or self.heap
+        return least, int(KEPT_AT_WORST * self.peak)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the prediction as JSON types."""

@@ -209,6 +209,7 @@ def _extended(p: Prediction, part: float, more_tasks: int, rates: Rates) -> Pred
         p,
         reads=reads,
         heap=p.heap + more_tasks * _TASK_NBYTES,
+        touched=p.touched + more_tasks * _TASK_NBYTES,
         worker_heap=p.worker_heap + more_tasks * _TASK_NBYTES if p.workers > 1 else p.worker_heap,
         moved=more(p.moved),
         seconds=max(0.0, working) / part + p.tasks * rates.task,

@@ -11,7 +11,7 @@ from xchunk.core.workload import Prediction
 from xchunk.simulate._dask import Graph, SimulationError
 from xchunk.simulate.cluster import on_workers
 from xchunk.simulate.lazy import lazy_graph
-from xchunk.simulate.replay import on_threads
+from xchunk.simulate.replay import on_racing_threads
 from xchunk.simulate.walk import Walked, walk
 
 __all__ = ["Effort", "Prediction", "predict", "predict_graph", "predict_walked"]
@@ -105,7 +105,7 @@ def predict_walked(
     walked: Walked, *, threads: int, workers: int = 1, rates: Rates, gathered: int = 0
 ) -> Prediction:
     """Replay a graph that was walked through, for some threads and workers."""
-    local = on_threads(walked.steps, threads, walked.constants)
+    local = on_racing_threads(walked.steps, threads, walked.constants)
     tasks = len(walked.steps) - len(walked.constants)
     common, over_time = local.seconds + tasks * rates.task, local.over_time
     heap, moved = local.heap + tasks * _TASK_NBYTES, 0
@@ -130,6 +130,7 @@ def predict_walked(
         assumed=walked.assumed,
         notes=walked.notes,
         over_time=over_time,
+        touched=local.touched + tasks * _TASK_NBYTES,
     )
 
 

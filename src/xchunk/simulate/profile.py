@@ -12,7 +12,7 @@ import tracemalloc
 import warnings
 from collections import defaultdict
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from xchunk.core.blocks import item_nbytes
 from xchunk.simulate._dask import Key, TaskNode
 from xchunk.simulate.signature import Signature
+from xchunk.simulate.standin import RESERVED
 from xchunk.simulate.values import Hole, Value, arrays_in, filled, root_of, value_of
 
 __all__ = ["Profile", "Profiler"]
@@ -43,6 +44,8 @@ class Profile:
     """Numbers of the inputs whose memory the result keeps."""
     peak: int
     """Bytes that it takes at its peak besides its inputs, its result included."""
+    touched: int
+    """Bytes of these that are more than reserved: the system gives no page before it is written."""
     seconds: float
     """Seconds that it takes, without reading."""
     measured: bool = True
@@ -85,7 +88,7 @@ class Profiler:
         inputs = [values[k] for k in signature.deps] + signature.literals
         read = sum(a.elements * item_nbytes(s.dtype) for s, a in signature.reads)
         nbytes = sum(v.nbytes for v in inputs) + read
-        if nbytes > self.cap:
+        if nbytes > self.cap and all(v.known for v in inputs):
             self.untried = max(self.untried, nbytes)
         if nbytes > self.cap or self._spent > self.seconds:
             # one that is alike stands for it once there is no more time
@@ -115,12 +118,13 @@ class Profiler:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
                 modules = len(sys.modules)
-                result, peak, seconds = _watched(task, given)
+                result, peak, touched, seconds = _watched(task, given)
                 if seconds < _QUICK or len(sys.modules) > modules:
                     # the first run of a function may import, and fill caches
                     del result
-                    result, again, less = _watched(task, given)
-                    peak, seconds = min(peak, again), min(seconds, less)
+                    result, again, used, less = _watched(task, given)
+                    peak, touched = min(peak, again), min(touched, used)
+                    seconds = min(seconds, less)
         except Exception as error:
             self.failure = self.failure or f"{type(error).__name__}: {error}"
             return self._assume(inputs, read, signature)
@@ -138,7 +142,8 @@ class Profiler:
             elif id(root) not in seen:
                 seen.add(id(root))
                 own += int(getattr(root, "nbytes", array.nbytes))
-        return Profile(value_of(result), own, tuple(sorted(views)), max(peak, own), seconds)
+        kept = tuple(sorted(views))
+        return Profile(value_of(result), own, kept, max(peak, own), max(touched, own), seconds)
 
     def _assume(self, inputs: list[Value], read: int, signature: Signature) -> Profile:
         """Take a task to copy all its inputs into one array, as those that gather do."""
@@ -148,20 +153,23 @@ class Profiler:
         if signature.reads:
             stored, asked = max(signature.reads, key=lambda r: r[1].elements)
             hole = Hole(asked.shape, stored.dtype)
-            value = Value(hole, hole, hole, read)
+            value = Value(hole, hole, hole, read, known=False)
         elif largest is None:
             value = value_of(None)
         else:
-            value = largest
+            value = replace(largest, known=False)
         temporary = max((s.temporary(a) for s, a in signature.reads), default=0)
-        return Profile(value, nbytes, (), nbytes + temporary, nbytes / 2e9, measured=False)
+        peak = nbytes + temporary
+        return Profile(value, nbytes, (), peak, peak, nbytes / 2e9, measured=False)
 
 
-def _watched(task: TaskNode, given: Mapping[Key, Any]) -> tuple[Any, int, float]:
-    """Run a task; its result, bytes at its peak, and seconds."""
+def _watched(task: TaskNode, given: Mapping[Key, Any]) -> tuple[Any, int, int, float]:
+    """Run a task; its result, bytes at its peak, those that are touched, and seconds."""
     tracemalloc.reset_peak()
+    RESERVED.most = 0
     before = tracemalloc.get_traced_memory()[0]
     start = time.thread_time()
     result = task(given)
     seconds = time.thread_time() - start
-    return result, tracemalloc.get_traced_memory()[1] - before, seconds
+    touched = tracemalloc.get_traced_memory()[1]
+    return result, max(touched, RESERVED.most) - before, touched - before, seconds

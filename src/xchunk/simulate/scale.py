@@ -12,9 +12,20 @@ from xchunk.core.cost import Rates
 from xchunk.core.grid import Axis
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.workload import Prediction, Reads
+from xchunk.simulate.predict import predict_walked
+from xchunk.simulate.replay import Step
 from xchunk.simulate.twins import Shape
+from xchunk.simulate.walk import Walked
 
-__all__ = ["MANY_BLOCKS", "Twin", "enlarged", "extended", "thinned", "twin_shapes"]
+__all__ = [
+    "MANY_BLOCKS",
+    "Twin",
+    "enlarged",
+    "extended",
+    "predict_twins",
+    "thinned",
+    "twin_shapes",
+]
 
 #: Blocks of the largest variable beyond which a graph is not even built, and of its twins.
 MANY_BLOCKS, _FEW = 400, 60
@@ -90,12 +101,14 @@ def twin_shapes(
                 counts[d] = max(3, counts[d] // 2)
     keep = {d: axes[d].bounds(counts[d] - 1)[1] for d in counts if counts[d] < blocks[d]}
     small = Shape(keep, thin)
-    if not keep:
-        d = next(iter(thin), main.dims[-1])
-        large = Shape({}, {**thin, d: min(1.0, 2 * thin.get(d, 0.5))})
-        least, more = small.fraction(main.sizes), large.fraction(main.sizes)
-        return [Twin(small), Twin(large, more / least, 1 / least)]
     out = [Twin(small)]
+    if not keep:
+        for d, factor in thin.items():
+            large = Shape({}, {**thin, d: min(1.0, 2 * factor)})
+            by = large.fraction(main.sizes) / small.fraction(main.sizes)
+            if by > 1:
+                out.append(Twin(large, by, 1 / Shape({}, {d: factor}).fraction(main.sizes)))
+        return out
     flat = [d for d in order if d in keep and roles.get(d) == "H"]
     for group in [flat, *([d] for d in order if d in keep and d not in flat)]:
         if group:
@@ -116,25 +129,17 @@ def extended(found: Sequence[tuple[Twin, Prediction]]) -> Prediction:
     What is thinned in all of them is left as it is; see `enlarged`.
     """
     small = found[0][1]
-
-    def grown(first: float, others: Sequence[float]) -> float:
-        out = first
-        for (twin, _), other in zip(found[1:], others, strict=True):
-            if first > 0 and twin.by > 1:
-                slope = (other / first - 1) / (twin.by - 1)
-                # at the most in proportion: nothing is smaller than nothing where there are no data
-                out *= min(twin.to, max(1.0, 1 + slope * (twin.to - 1)))
-        return out if first > 0 else max(others, default=0.0)
+    twins = [twin for twin, _ in found]
 
     def line(name: str) -> float:
-        return grown(getattr(small, name), [getattr(p, name) for _, p in found[1:]])
+        return _grown(twins, [getattr(p, name) for _, p in found])
 
     def whole(name: str) -> int:
         return round(line(name))
 
     def read(name: str, what: str) -> int:
-        first, *others = (getattr(p.reads[name], what) if name in p.reads else 0 for _, p in found)
-        return round(grown(first, others))
+        of = [p.reads for _, p in found]
+        return round(_grown(twins, [getattr(r[name], what) if name in r else 0 for r in of]))
 
     counts = ("requests", "decodes", "nbytes", "distinct")
     reads = {name: Reads(name, *(read(name, c) for c in counts)) for name in small.reads}
@@ -144,6 +149,7 @@ def extended(found: Sequence[tuple[Twin, Prediction]]) -> Prediction:
         reads=reads,
         live=whole("live"),
         heap=whole("heap"),
+        touched=whole("touched"),
         worker_heap=whole("worker_heap"),
         moved=whole("moved"),
         gathered=whole("gathered"),
@@ -152,6 +158,81 @@ def extended(found: Sequence[tuple[Twin, Prediction]]) -> Prediction:
         critical=line("critical"),
         scaled=math.prod(twin.to for twin, _ in found[1:]),
     )
+
+
+def _grown(twins: Sequence[Twin], values: Sequence[float]) -> float:
+    """Draw lines through what twins have of something, the smallest first."""
+    first, *others = values
+    out = first
+    for twin, other in zip(twins[1:], others, strict=True):
+        if first > 0 and twin.by > 1:
+            slope = (other / first - 1) / (twin.by - 1)
+            # at the most in proportion: nothing is smaller than nothing where there are no data
+            out *= min(twin.to, max(1.0, 1 + slope * (twin.to - 1)))
+    return out if first > 0 else max(others, default=0.0)
+
+
+def _grown_steps(twins: Sequence[Twin], walks: Sequence[Walked]) -> tuple[Step, ...] | None:
+    """Draw lines through what each task takes; None where the twins' tasks are not the same."""
+    # dask has the inputs of a task in no order
+    first, *others = ([(set(s.deps), set(s.views), s.kind, s.kept) for s in w.steps] for w in walks)
+    if any(other != first for other in others):
+        return None
+
+    def line(values: Sequence[int]) -> int:
+        return round(_grown(twins, values))
+
+    out = []
+    for same in zip(*(w.steps for w in walks), strict=True):
+        own = line([s.own for s in same])
+        peak = max(own, line([s.peak for s in same]))
+        touched = line([s.peak if s.touched is None else s.touched for s in same])
+        size = line([s.size for s in same])
+        seconds = _grown(twins, [s.seconds for s in same])
+        more = replace(same[0], own=own, peak=peak, size=size, seconds=seconds)
+        out.append(replace(more, touched=min(peak, max(own, touched))))
+    return tuple(out)
+
+
+def predict_twins(
+    seen: Sequence[tuple[Twin, Walked, int]],
+    part: float,
+    *,
+    threads: int,
+    workers: int,
+    rates: Rates,
+) -> Prediction:
+    """Replay what was walked through; from twins, draw straight lines to the whole.
+
+    Parameters
+    ----------
+    seen : sequence of tuple
+        The twins, the smallest first, their graphs, and the bytes that gathering would add.
+    part : float
+        The part of the data that all of them have of what they do not differ in.
+    threads, workers : int
+        Tasks that one process runs at once, and workers.
+    rates : Rates
+        How fast things are.
+    """
+
+    def replayed(walked: Walked, gathered: int = 0) -> Prediction:
+        return predict_walked(
+            walked, threads=threads, workers=workers, rates=rates, gathered=gathered
+        )
+
+    found = [(twin, replayed(walked, gathered)) for twin, walked, gathered in seen]
+    one = found[0][1]
+    if len(found) > 1:
+        one = extended(found)
+        steps = _grown_steps([t for t, _, _ in seen], [w for _, w, _ in seen])
+        if steps is not None:
+            # Which tasks make the peak is another matter in thin blocks than in whole ones: each
+            # task is made larger before the replay where that can be.
+            whole = replayed(replace(seen[0][1], steps=steps))
+            kept = ("live", "heap", "worker_heap", "moved", "over_time", "touched")
+            one = replace(one, **{name: getattr(whole, name) for name in kept})
+    return one if part == 1 else enlarged(one, part)
 
 
 def enlarged(one: Prediction, part: float) -> Prediction:
@@ -168,6 +249,7 @@ def enlarged(one: Prediction, part: float) -> Prediction:
         },
         live=more(one.live),
         heap=more(one.heap),
+        touched=more(one.touched),
         worker_heap=more(one.worker_heap),
         moved=more(one.moved),
         gathered=more(one.gathered),

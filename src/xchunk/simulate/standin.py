@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,28 @@ from xchunk.core.blocks import ZARR_CONCURRENCY, item_nbytes
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
 
-__all__ = ["Asked", "Discard", "StandIn", "noise"]
+__all__ = ["RESERVED", "Asked", "Discard", "Reserved", "StandIn", "noise"]
+
+#: Bytes of the pages that numpy asks the system for, and of the arrays from which on it does.
+_PAGE, _PAGED = 2**21, 2**22
 
 _POOL = np.random.default_rng(0).random(1 << 16)
+
+
+@dataclass
+class Reserved:
+    """The most that was asked of the system, touched or not, while a task was watched."""
+
+    most: int = 0
+    """Bytes, of those that are traced."""
+
+    def note(self, nbytes: int) -> None:
+        """Note that as many bytes would be taken besides all that is there."""
+        self.most = max(self.most, tracemalloc.get_traced_memory()[0] + nbytes)
+
+
+#: What stand-ins note: as much of a process as the tracing that it adds to.
+RESERVED = Reserved()
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,8 @@ class Asked:
     """Elements decoded."""
     elements: int
     """Elements asked for."""
+    rows: int = 1
+    """Number of chunks along the first dim with more than one element that is asked for."""
 
     @property
     def chunks(self) -> int:
@@ -85,38 +107,62 @@ class StandIn:
         index = _expanded(index, self.ndim)
         shape: list[int] = []
         picks: list[range | NDArray[np.intp]] = []
-        decoded = elements = 1
+        decoded = elements = rows = 1
         for axis, key in zip(self.grid.axes, index, strict=True):
             count, chunks, read = _along(axis, key)
             if count is not None:
                 shape.append(count)
+            if elements == 1 and count is not None and count > 1:
+                rows = len(chunks)
             elements *= 1 if count is None else count
             picks.append(chunks)
             decoded *= read
         counts = tuple(len(p) for p in picks)
-        return Asked(tuple(shape), tuple(picks), counts, decoded, elements)
+        return Asked(tuple(shape), tuple(picks), counts, decoded, elements, rows)
 
     def temporary(self, asked: Asked) -> int:
         """Bytes held while it is read, besides what is returned."""
-        v = self.layout
         if not self.is_chunked or not asked.chunks:
             return 0
-        at_once = min(asked.chunks, ZARR_CONCURRENCY if v.format.startswith("zarr") else 1)
-        encoded = self.compression if v.codecs else 0.0
-        return int(at_once * self.chunk_raw_nbytes * (1 + encoded))
+        encoded = self.compression if self.layout.codecs else 0.0
+        return int(self._at_once(asked) * self.chunk_raw_nbytes * (1 + encoded))
+
+    def touched(self, asked: Asked, target: int) -> int:
+        """Bytes held while it is read that are more than reserved, of what is returned too.
+
+        The system gives a large array its pages when they are written, and when most is in
+        flight, the array holds only the chunks that came before. They come in order, and those
+        that lie side by side along the first dim share their pages.
+        """
+        temporary = self.temporary(asked)
+        if not temporary:
+            return target
+        before = asked.chunks - self._at_once(asked)
+        # the one that is being written is still in flight
+        begun = before // (asked.chunks // asked.rows) + 1
+        written = target * begun // asked.rows
+        if target >= _PAGED:
+            # nor do chunks begin and end where pages do
+            written = min(target, (math.ceil(written / _PAGE) + 1) * _PAGE)
+        return max(target, temporary + written)
+
+    def _at_once(self, asked: Asked) -> int:
+        """Chunks that are in flight at once."""
+        zarr = self.layout.format.startswith("zarr")
+        return min(asked.chunks, ZARR_CONCURRENCY if zarr else 1)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         asked = self.ask(index)
+        same = self.layout.stored_dtype == self.dtype or self.dtype.kind in "OTUS"
+        target = asked.elements * item_nbytes(self.dtype if same else self.layout.stored_dtype)
         # What a store's library holds meanwhile is taken and freed, so that whoever
         # watches the memory of a task sees it at the moment when it would be there.
-        if self.layout.stored_dtype == self.dtype or self.dtype.kind in "OTUS":
-            block = noise(asked.shape, self.dtype)
-            del_later = np.empty(self.temporary(asked), np.uint8)
-            del del_later
-            return block
-        raw = np.empty(asked.shape, self.layout.stored_dtype)
-        in_flight = np.empty(self.temporary(asked), np.uint8)
+        RESERVED.note(target + self.temporary(asked))
+        in_flight = np.empty(self.touched(asked, target), np.uint8)
         del in_flight
+        if same:
+            return noise(asked.shape, self.dtype)
+        raw = np.empty(asked.shape, self.layout.stored_dtype)
         masked = np.empty(asked.shape, self.dtype)
         block = noise(asked.shape, self.dtype)
         del raw, masked

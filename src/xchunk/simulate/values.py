@@ -78,6 +78,8 @@ class Value:
     """The same without the contents of small arrays and the values of numbers."""
     nbytes: int
     """Bytes of its arrays."""
+    known: bool = True
+    """Whether it is of a task that was run; otherwise its size is a guess."""
 
 
 def value_of(result: Any) -> Value:

@@ -144,6 +144,7 @@ def walk(
                 profile.value.nbytes,
                 kind,
                 produces(node),
+                profile.touched,
             )
         )
     notes = []

@@ -21,8 +21,8 @@ from xchunk.simulate._dask import Graph, SimulationError, catch
 from xchunk.simulate.answers import beside, staged, suggestion, too_large
 from xchunk.simulate.candidates import candidates, finer
 from xchunk.simulate.lazy import lazy_graph, stand_ins_in
-from xchunk.simulate.predict import Effort, predict_walked
-from xchunk.simulate.scale import MANY_BLOCKS, Twin, enlarged, extended, thinned, twin_shapes
+from xchunk.simulate.predict import Effort
+from xchunk.simulate.scale import MANY_BLOCKS, Twin, predict_twins, thinned, twin_shapes
 from xchunk.simulate.staging import Staging, stagings, weigh
 from xchunk.simulate.twins import Shape, Source, blocks_of
 from xchunk.simulate.walk import Walked, walk
@@ -429,16 +429,8 @@ class _Study:
         return walked
 
     def predict(self, seen: _Seen, threads: int) -> Prediction:
-        """Replay what was walked through; from twins, draw straight lines to the whole."""
+        """Replay what was walked through, for some threads."""
         workers = max(1, self.budget.workers)
-        found = [
-            (
-                twin,
-                predict_walked(
-                    w, threads=threads, workers=workers, rates=self.rates, gathered=gathered
-                ),
-            )
-            for twin, w, gathered in seen.walks
-        ]
-        one = extended(found) if len(found) > 1 else found[0][1]
-        return one if seen.part == 1 else enlarged(one, seen.part)
+        return predict_twins(
+            seen.walks, seen.part, threads=threads, workers=workers, rates=self.rates
+        )
