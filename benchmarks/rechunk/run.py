@@ -8,7 +8,7 @@
 Whole processes are compared, imports included: CPU-seconds and wall time against those of
 `floor.py` in the same run, and the peak of the process tree. The sources, the targets and the
 peers' environments go to ``--folder``, which keeps sources and environments for the next run
-(up to 15 GB).
+(up to 15 GB), and what is written until the end, as long as 30 GB are free.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ PEERS = {
 OWN = ("xchunk", "dask")
 #: What `contenders.py` knows beside the peers; a plan is made, and not timed.
 OURS = (*OWN, "plan")
+#: Bytes that have to be free on the disk for one more run.
+ROOM = 30e9
 #: Cases that go with a budget of their own, in bytes.
 FIXED = {"growth-0.4": 100_000_000, "growth-6": 100_000_000}
 
@@ -155,13 +157,25 @@ def check(case: Case, source: Path, target: Path) -> None:
         assert np.array_equal(new[region], old[region].values), f"{target} differs at {region}"
 
 
+def new_place(out: Path) -> Path:
+    """Make a folder for one run.
+
+    What earlier runs wrote stays as long as there is room: ext4 passes over the inodes of files
+    that were deleted in the last minutes one by one, whenever a file is made.
+    """
+    free = shutil.disk_usage(out.parent).free
+    if out.exists() and free < ROOM:
+        shutil.rmtree(out)
+    place = out / str(sum(1 for _ in out.iterdir()) if out.exists() else 0)
+    place.mkdir(parents=True)
+    return place
+
+
 def run_one(who: str, case: Case, budget: int, options: argparse.Namespace) -> Run:
     """Run one contender, or the floor, once."""
     folder, threads, timeout = options.folder, options.threads, options.timeout
-    target, scratch = folder / "out" / "target", folder / "out" / "scratch"
-    for path in (target, scratch):
-        shutil.rmtree(path, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
+    place = new_place(folder / "out")
+    target, scratch = place / "target", place / "scratch"
     # nobody pays for what the one before has not yet brought to the disk
     os.sync()
     source = source_of(case, folder, 2 if who == "rechunker" else 3)
