@@ -230,6 +230,8 @@ def test_a_name_that_is_no_path(tmp_path: Path, name: str) -> None:
     ds = xr.Dataset({name: ("x", np.arange(3))})
     with pytest.raises(xchunk.EncodingError, match="name"):
         ds.chunking.apply({"x": 2}, store=tmp_path / "out.zarr", progress=False)
+    with pytest.raises(xchunk.EncodingError, match="name"):
+        ds.chunking.plan({"x": 1}, store=tmp_path / "out.zarr", shards={"x": 2})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -178,6 +178,7 @@ def bind_targets(
     budget, rates, limits, resume, allowed, scratch, engine
         As in `bind`.
     """
+    _refuse_odd_paths([target.assembled.path for target in targets])
     jobs = [
         copy_job(t, site.store, scratch=scratch, made=partial(metadata.array, t.assembled.path))
         for t in targets
@@ -203,7 +204,6 @@ def bind_targets(
         changes += [f"{one.path}: {note}" for note in one.notes]
         notes += [f"{one.path}: {remark}" for remark in one.remarks]
     copies.sort(key=lambda c: c.plan.nbytes)
-    _refuse_odd_paths(copies)
     scratch = _own_scratch(scratch, site, copies)
     header = header_of([(c.target, c.plan) for c in copies], metadata, budget, scratch)
     with reaching(site.store):
@@ -243,12 +243,11 @@ def _own_scratch(scratch: Store | None, site: Site, copies: Sequence[BoundArray]
     return scratch
 
 
-def _refuse_odd_paths(copies: Sequence[BoundArray]) -> None:
+def _refuse_odd_paths(paths: Sequence[str]) -> None:
     """Refuse names that would be read as something else in a zarr store, or lead out of it."""
-    for copy in copies:
-        path = copy.assembled.path
+    for path in paths:
         parts = path.split("/")
-        if not path and len(copies) == 1:
+        if not path and len(paths) == 1:
             continue  # an array that is all of the store
         if not is_safe_path(path) or parts[0] == PREFIX or any(p in _RESERVED for p in parts):
             raise EncodingError(
