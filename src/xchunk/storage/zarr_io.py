@@ -261,7 +261,7 @@ def get_key(store: Store, key: str, part: ByteRequest | None = None) -> bytes | 
 def put_key(store: Store, key: str, value: bytes) -> None:
     """Write one object."""
     if type(store) is LocalStore and not store.read_only:
-        # the way to zarr's event loop and back takes ten times as long, for each box that is noted
+        # the way to zarr's event loop and back takes six times as long, for each box that is noted
         put_file(f"{store.root}/{key}", [value], unfinished())
     else:
         _sync(store.set(key, Buffer.from_bytes(value)))
