@@ -180,7 +180,7 @@ def copy_job(
     codecs = codec_names(one.encoding)
     stores = (one.ref.store if isinstance(one.ref, ZarrRef) else None, store)
     near = all(s is None or is_near(s) for s in stores)
-    temporary = scratch or store
+    temporary = store if scratch is None else scratch
     scratch_files = temporary is not None and is_in_files(temporary) and not _holds_objects(one)
     by_chunk = False
     if target.shards is not None or codecs == () or not has_fused_pipeline():
@@ -229,7 +229,7 @@ def copy_job(
 
 
 def _read_copies(info: StoredInfo) -> float:
-    """What is held for each byte of a chunk that is read; only zarr and h5py hold gzip's longer."""
+    """What is held for each byte of a chunk that is read; by the short way gzip's is no more."""
     copies = codec_copies(info.codecs)[0]
     return min(copies, DECODE_COPIES) if info.by_chunk else copies
 

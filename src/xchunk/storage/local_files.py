@@ -254,7 +254,8 @@ def _send_to_disk(file: Any) -> None:
     if file.tell() < _AT_ONCE or not hasattr(os, "posix_fadvise"):
         return
     file.flush()
-    # Linux takes this word for a file of which nothing is on the disk yet as one to begin
+    # Told that a file's pages are not needed, Linux begins to write those that are not on the disk
+    # yet, and keeps them; only pages that are there already would be dropped.
     with suppress(OSError):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
