@@ -1,1 +1,0 @@
-"""Stores: reading layouts, tracing variables, making, committing and cleaning targets."""

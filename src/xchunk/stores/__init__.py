@@ -1,0 +1,1 @@
+"""Zarr, and what is beneath it: stores, chunks, shards and their codecs."""

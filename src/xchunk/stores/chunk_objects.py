@@ -1,0 +1,239 @@
+"""The chunks of a zarr array in a far store: many requests on their way, one chunk decoded.
+
+zarr decodes chunks in threads of its own while others are fetched, so that a task would hold
+several of them besides its box. Here requests run on zarr's event loop, as many at once as a task
+may hold (`at_once`), and what they bring is decoded by the task's own thread into its box, while
+the others are on their way. What is written is encoded by that thread as well, and sent
+meanwhile. See `xchunk.stores.chunk_files` for the same in files of this machine.
+
+A write returns when all of its requests have ended, also those beside one that failed: nothing is
+written any more when a box is said to be done, or to have failed.
+
+``zarr.core.sync.sync`` runs a coroutine on that loop; zarr has not made it public. Remote stores
+bind their sessions to it, so that another would not do. Without it, a coroutine is run on a loop
+of our own, which local and memory stores accept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.buffer import Buffer
+from zarr.buffer.cpu import buffer_prototype
+
+from xchunk.core.memory import IN_FLIGHT
+from xchunk.stores.chunk_codec import ChunkBytes, as_bytes
+from xchunk.stores.chunk_files import (
+    UNDECODABLE,
+    ChunkFiles,
+    Part,
+    Spare,
+    fill_of,
+    is_in_files,
+    parts_of,
+)
+
+T = TypeVar("T")
+
+
+class _Inline(ThreadPoolExecutor):
+    """An executor without threads: what is submitted is done at once."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+            future.set_exception(error)
+        return future
+
+
+def is_free() -> bool:
+    """Return whether no event loop runs in this thread, as one does in a notebook's main thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
+
+
+def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine, and what it gives to threads, in this thread, which must be free."""
+    loop = asyncio.new_event_loop()
+    executor = _Inline(max_workers=1)
+    try:
+        loop.set_default_executor(executor)
+        return loop.run_until_complete(coroutine)
+    finally:
+        _cancel_rest(loop)
+        loop.close()
+        executor.shutdown()
+
+
+def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:
+    """End what a coroutine that failed has left running beside it."""
+    rest = asyncio.all_tasks(loop)
+    for task in rest:
+        task.cancel()
+    if rest:
+        loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+
+
+def wait_for(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine of a store, on the loop that its sessions belong to."""
+    try:
+        from zarr.core.sync import sync
+    except ImportError:
+        return asyncio.run(coroutine)
+    return sync(coroutine)
+
+
+#: A request, and what it takes of the room that all on their way share.
+Call: TypeAlias = "tuple[Coroutine[Any, Any, T], int]"
+
+
+def in_turn(calls: Iterator[Call[T]], room: int, most: int) -> Iterator[T]:
+    """Run requests on zarr's loop, as many at once as have room; hand out what they bring.
+
+    It comes in the order of the requests. A further one, which takes as much as ``most``, is made
+    when there is room for it.
+    """
+
+    async def own_loop() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    loop = wait_for(own_loop())
+    if not loop.is_running():
+        # zarr's loop is not to be had: one request after the other
+        yield from (wait_for(call) for call, _ in calls)
+        return
+    under_way: deque[tuple[Future[T], int]] = deque()
+    try:
+        while True:
+            while under_way and (
+                most + sum(n for _, n in under_way) > room or len(under_way) >= IN_FLIGHT
+            ):
+                yield under_way.popleft()[0].result()
+            found = next(calls, None)
+            if found is None:
+                break
+            under_way.append((asyncio.run_coroutine_threadsafe(found[0], loop), found[1]))
+        while under_way:
+            yield under_way.popleft()[0].result()
+    finally:
+        wait([future for future, _ in under_way])
+
+
+#: Reads that are on their way at once, and bytes that writes hold; where nobody says how many.
+_window: ContextVar[tuple[int, int]] = ContextVar("xchunk_requests", default=(4, 10_000_000))
+
+
+@contextmanager
+def at_once(reads: int, written: int) -> Iterator[None]:
+    """Let so many reads of this thread be on their way at once, and writes hold so many bytes."""
+    token = _window.set((max(1, reads), written))
+    try:
+        yield
+    finally:
+        _window.reset(token)
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkObjects:
+    """The objects of one array without shards."""
+
+    array: zarr.Array[Any]
+    """The array."""
+    how: ChunkBytes
+    """How a chunk is encoded."""
+    fill: Any
+    """What a missing chunk holds."""
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> ChunkObjects | None:
+        """Return the objects of an array; None where zarr is to read and write them."""
+        how = None if is_in_files(array.store) else ChunkFiles.how_of(array)
+        return None if how is None else cls(array, how, fill_of(array))
+
+    def read(self, region: Sequence[slice], out: NDArray[Any]) -> None:
+        """Read a region into an array of its shape and of the stored dtype."""
+        spare = Spare(self.how, self.array.chunks, self.fill)
+        gets = ((self._get(parts), 1) for parts in parts_of(region, self.array.chunks))
+        found = in_turn(gets, _window.get()[0], 1)
+        for parts, stored in found:
+            values = out[tuple(p.here for p in parts)]
+            if stored is None:
+                values[...] = self.fill
+            elif values.shape == self.array.chunks and values.flags.c_contiguous:
+                self._decode(parts, stored, values)
+            else:
+                whole = spare.values(out.dtype)
+                self._decode(parts, stored, whole)
+                values[...] = whole[tuple(p.there for p in parts)]
+
+    def takes(self, region: Sequence[slice]) -> bool:
+        """Return whether a region is one of whole chunks, so that it can be written."""
+        return not self.array.store.read_only and all(
+            r.start % c == 0 and (r.stop % c == 0 or r.stop == n)
+            for r, c, n in zip(region, self.array.chunks, self.array.shape, strict=True)
+        )
+
+    def write(self, region: Sequence[slice], values: NDArray[Any]) -> None:
+        """Write a region of whole chunks, from values of the stored dtype."""
+        self.write_all([(region, values)])
+
+    def write_all(self, units: Iterable[tuple[Sequence[slice], NDArray[Any]]]) -> None:
+        """Write several regions of whole chunks, each with its values."""
+        whole = math.prod(self.array.chunks) * np.dtype(self.array.dtype).itemsize
+        puts = (
+            self._put(parts, values[tuple(p.here for p in parts)])
+            for region, values in units
+            for parts in parts_of(region, self.array.chunks)
+        )
+        # a chunk is held twice while it is encoded, and its encoded bytes by stores that copy them
+        for _ in in_turn(puts, _window.get()[1] // 2, whole):
+            pass
+
+    def _key(self, parts: tuple[Part, ...]) -> str:
+        key = self.array.metadata.encode_chunk_key(tuple(p.at for p in parts))
+        return f"{self.array.path}/{key}".lstrip("/")
+
+    async def _get(self, parts: tuple[Part, ...]) -> tuple[tuple[Part, ...], Buffer | None]:
+        return parts, await self.array.store.get(self._key(parts), prototype=buffer_prototype)
+
+    def _put(self, parts: tuple[Part, ...], chunk: NDArray[Any]) -> Call[None]:
+        """Encode a chunk, in this thread; return what sends it, and its bytes."""
+        if chunk.shape != self.array.chunks:
+            # beyond the array's end a chunk holds the fill value
+            whole = np.full(self.array.chunks, self.fill, dtype=chunk.dtype)
+            whole[tuple(p.there for p in parts)] = chunk
+        elif self.how.is_raw:
+            # a store may keep what it is given, and the box's memory is used again
+            whole = np.array(chunk, order="C", copy=True)
+        else:
+            whole = np.ascontiguousarray(chunk)
+        encoded = self.how.encode(whole)
+        if self.how.tail_size:
+            tail = np.frombuffer(self.how.tail(self.how.sum(encoded)), dtype=np.uint8)
+            encoded = np.concatenate([encoded, tail])
+        sent = buffer_prototype.buffer.from_array_like(encoded)
+        return self.array.store.set(self._key(parts), sent), encoded.nbytes
+
+    def _decode(self, parts: tuple[Part, ...], stored: Buffer, out: NDArray[Any]) -> None:
+        try:
+            self.how.decode(stored.as_numpy_array().data, as_bytes(out))
+        except UNDECODABLE as error:
+            raise ValueError(
+                f"{self._key(parts)} cannot be decompressed: {error}. It is damaged."
+            ) from error
