@@ -1,0 +1,1 @@
+"""Opening what a user names, in the chunks that fit its use."""

@@ -1,0 +1,1 @@
+"""Stored arrays as sources: traced, described and read raw."""
