@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
 from dask.base import tokenize
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import xchunk
-from xchunk.engine.run import _Graph, current_client
+from shared.stores import maps
+from xchunk.engine.cluster import current_client
+from xchunk.engine.graph import _Graph
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[Client]:
-    """Two workers of one thread and 400 MB each."""
-    options: dict[str, Any] = {
-        "n_workers": 2,
-        "threads_per_worker": 1,
-        "memory_limit": "400MB",
-        "dashboard_address": ":0",
-        "local_directory": str(tmp_path / "workers"),
-    }
-    with LocalCluster(**options) as cluster, Client(cluster) as active:
-        yield active
-
-
-def peak() -> int:
-    """The most that a worker has held, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-
-
-@pytest.fixture
-def source(tmp_path: Path, rng: np.random.Generator) -> Path:
+def source(tmp_path: Path) -> Path:
     """60 MB of maps."""
-    values = np.round(rng.normal(280, 5, (150, 200, 500)) * 8).astype("f4") / 8
-    ds = xr.Dataset({"v": (("t", "y", "x"), values)}, coords={"t": np.arange(150)})
-    ds.to_zarr(tmp_path / "maps.zarr", encoding={"v": {"chunks": (1, 200, 500)}})
-    return tmp_path / "maps.zarr"
+    return maps(tmp_path / "maps.zarr", (150, 200, 500))
 
 
 @pytest.mark.filterwarnings("ignore:.*unclosed:ResourceWarning")
@@ -75,6 +52,11 @@ def test_no_worker_passes_the_target_fraction_of_its_limit(
 ) -> None:
     ds = xr.open_zarr(source)
     ds.chunking.apply({"t": -1, "y": 10}, store=tmp_path / "s.zarr", progress=False)
+
+    def peak() -> int:  # in here, so that it is sent: workers cannot import a test's module
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
     peaks = client.run(peak)
     assert max(peaks.values()) <= 0.6 * 400_000_000
     info = client.scheduler_info(n_workers=-1)["workers"]

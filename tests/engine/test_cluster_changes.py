@@ -18,6 +18,7 @@ from faults.data import call, maps, opened, same
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.cluster,
     # a worker that goes leaves its connections open
     pytest.mark.filterwarnings("default"),
 ]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -18,3 +21,53 @@ def test_a_buffer_is_not_used_again_after_an_error() -> None:
         raise OSError("lost")
     with buffers.borrow((4, 4), np.dtype("f4")) as fresh:
         assert not np.shares_memory(fresh, bad)
+
+
+@pytest.mark.parametrize("kinds", [(2,), (3,), (1, 4), (2, 3, 4)], ids=str)
+def test_tasks_of_several_plans_hold_no_more_than_all_of_the_memory(kinds: tuple[int, ...]) -> None:
+    """A task of a plan for n tasks at once holds an nth of the budget."""
+    room, lock, now, most = xchunk.engine.copy._Room(), threading.Lock(), [0.0], [0.0]
+
+    def task(threads: int) -> None:
+        with room.share(threads):
+            with lock:
+                now[0] += 1 / threads
+                most[0] = max(most[0], now[0])
+            threading.Event().wait(0.001)
+            with lock:
+                now[0] -= 1 / threads
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(task, kinds * 20))
+    assert most[0] == pytest.approx(1, abs=1e-9) or most[0] < 1
+    assert now[0] == pytest.approx(0, abs=1e-9)
+    with room.share(1):
+        pass
+
+
+def test_a_task_that_needs_all_of_the_memory_is_not_passed_for_ever() -> None:
+    room, order = xchunk.engine.copy._Room(), []
+    begun = threading.Event()
+
+    def large() -> None:
+        begun.set()
+        with room.share(1):
+            order.append("large")
+
+    def small() -> None:
+        with room.share(2):
+            order.append("small")
+
+    with ThreadPoolExecutor(2) as pool:
+        with room.share(2):
+            first = pool.submit(large)
+            begun.wait()
+            while not room._queue:
+                threading.Event().wait(0.001)
+            second = pool.submit(small)
+            while len(room._queue) < 2:
+                threading.Event().wait(0.001)
+            assert order == []
+        first.result()
+        second.result()
+    assert order == ["large", "small"]

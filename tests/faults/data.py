@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
 import xchunk
+from shared.stores import write
 
 #: What is asked of `maps`.
 WHAT = {"t": -1, "y": 10}
@@ -26,25 +26,18 @@ def call(path: Path, spare: int = 1_200_000) -> dict[str, Any]:
         except xchunk.MemoryBudgetError as error:
             most = error.smallest
         else:
-            return {"what": WHAT, "max_mem": most + spare}
+            return {"chunks": WHAT, "max_mem": most + spare}
 
 
 def maps(path: Path, seed: int = 1) -> Path:
     """Maps of 4.6 MB, which go to time series through scratch, and two small variables."""
     rng = np.random.default_rng(seed)
-    group = zarr.create_group(path, attributes={"title": "maps"})
-    values = {
+    arrays = {
         "v": (rng.random((32, 300, 120), dtype="f4") * 8, (1, 300, 120), ("t", "y", "x")),
         "m": (rng.integers(0, 2, (300, 120)).astype("i1"), (300, 120), ("y", "x")),
         "t": (np.arange(32), (32,), ("t",)),
     }
-    for name, (data, chunks, dims) in values.items():
-        array = group.create_array(
-            name, shape=data.shape, chunks=chunks, dtype=data.dtype, dimension_names=dims
-        )
-        array[...] = data
-    zarr.consolidate_metadata(path)
-    return path
+    return write(path, arrays)
 
 
 def opened(path: Path) -> xr.Dataset:
@@ -53,7 +46,7 @@ def opened(path: Path) -> xr.Dataset:
 
 
 def same(path: Path, source: Path) -> bool:
-    """Tell whether two stores hold the same stored bits."""
+    """Return whether two stores hold the same stored bits."""
     with (
         xr.open_zarr(path, decode_cf=False, chunks=None) as a,
         xr.open_zarr(source, decode_cf=False, chunks=None) as b,

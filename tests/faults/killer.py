@@ -28,12 +28,11 @@ import xarray as xr
 import zarr
 
 import xchunk
-import xchunk.bound
+import xchunk.display.progress
 import xchunk.engine.copy
-import xchunk.formatting.progress
-import xchunk.reopen
-import xchunk.run
-from xchunk.storage import beside
+import xchunk.rechunking.run
+import xchunk.rechunking.runner
+from xchunk.targets import location
 
 EXISTS, FAILED = 3, 4
 _EVENTS = {
@@ -105,10 +104,10 @@ class Run:
 
             setattr(module, name, noted)
 
-        note(xchunk.bound, "write_arrays", "metadata")
-        note(xchunk.bound, "commit", "commit")
-        note(xchunk.bound.Site, "publish", "publish")
-        note(xchunk.bound.Site, "leave", "clean-up")
+        note(xchunk.rechunking.runner, "write_arrays", "metadata")
+        note(xchunk.rechunking.runner, "commit", "commit")
+        note(xchunk.rechunking.runner.Site, "publish", "publish")
+        note(xchunk.rechunking.runner.Site, "leave", "clean-up")
         real = xchunk.engine.copy._copy
 
         def copy(spec: Any, i: int) -> int:
@@ -122,7 +121,7 @@ class Run:
     def noted(self) -> set[str]:
         """The boxes that the journal says are written."""
         found = []
-        for root in (self.target, beside.Beside(self.target).new):
+        for root in (self.target, location.Beside(self.target).new):
             found += list((root / ".xchunk/journal").glob("*/*/*"))
         return {
             f"{p.parent.parent.name}/{p.parent.name}/{p.name}" for p in found if p.name.isdigit()
@@ -212,7 +211,7 @@ def main(job: dict[str, Any]) -> None:
             allowed = (0, 2) if old is None else (0, 1, 2)
             expect(seen in allowed, "what a reader sees after a kill", at=at, seen=seen)
             if old is not None and seen == 2:
-                kept = beside.Beside(run.target).old
+                kept = location.Beside(run.target).old
                 expect((kept / "zarr.json").exists(), "the old store is gone", at=at)
         if code == -signal.SIGKILL:
             run.log.unlink(missing_ok=True)

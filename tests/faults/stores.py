@@ -123,3 +123,23 @@ class FaultyStore(Store):
             raise OSError(f"injected at list {prefix}")
         async for key in self.inner.list_dir(prefix):
             yield key
+
+
+class DyingStore(FaultyStore):
+    """A store whose user is killed at the nth change: nothing goes through any more."""
+
+    def __init__(self, at: int = 0, *, inner: MemoryStore):
+        super().__init__(at=at, inner=inner)
+        self.state["changes"] = 0
+
+    @property
+    def changes(self) -> int:
+        """How many objects were written or deleted, or were about to be."""
+        return self.state["changes"]
+
+    async def _meet(self, operation: str, key: str) -> bool:
+        with self._lock:
+            self.state["changes"] += operation in ("set", "delete")
+            if 0 < self.state["at"] <= self.state["changes"]:
+                raise OSError(f"dead at {operation} {key}")
+        return False

@@ -32,8 +32,8 @@ import xchunk.engine.copy
 from faults.data import call, maps, opened, same
 from faults.shards import CALLS, instants, kill
 from faults.stores import FaultyStore
-from xchunk.storage import journal
-from xchunk.storage.journal import Journal
+from xchunk.targets import journal
+from xchunk.targets.journal import Journal
 
 Row = tuple[str, str, str]
 

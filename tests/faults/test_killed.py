@@ -9,13 +9,15 @@ import pytest
 from faults.shards import CALLS, instants, kill
 
 
-@pytest.mark.parametrize("name", ["new", "overwrite"])
+@pytest.mark.subprocess
+@pytest.mark.parametrize("name", ["new", pytest.param("overwrite", marks=pytest.mark.slow)])
 def test_a_few_kills(tmp_path: Path, name: str) -> None:
     found = kill(tmp_path, [0.004, [0.2, 0.4, 0.9], 0.98], CALLS[name])
     assert found["kills"] >= 3
     assert found["kept"] > 0
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_one_shard_of_kills(tmp_path: Path, name: str) -> None:

@@ -16,11 +16,6 @@ import xchunk
 from faults.data import call, maps, opened, same
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return maps(tmp_path_factory.mktemp("source") / "maps.zarr")
-
-
 def rechunk(source: Path, target: Path) -> None:
     opened(source).chunking.apply(store=target, progress=False, **call(source))
 
@@ -41,6 +36,8 @@ def small_disk(path: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", str(path)], check=False)  # noqa: S607
 
 
+@pytest.mark.subprocess
+@pytest.mark.filterwarnings("ignore:the disk of:xchunk.XchunkWarning")  # it is said beforehand
 @pytest.mark.parametrize("size", ["16k", "2m", "7m"])
 def test_a_full_disk(source: Path, tmp_path: Path, size: str) -> None:
     target = tmp_path / "disk/t.zarr"
@@ -55,7 +52,7 @@ def test_a_full_disk(source: Path, tmp_path: Path, size: str) -> None:
         )
         kept = len([p for p in target.glob(".xchunk/journal/*/*/*") if p.name.isdigit()])
         if kept:
-            assert "same call goes on" in str(caught.value)
+            assert "same call resumes" in str(caught.value)
         rechunk(source, target)
         assert same(target, source)
         assert not (target / ".xchunk").exists()
@@ -96,6 +93,7 @@ def test_no_permission(where: str, tmp_path_factory: pytest.TempPathFactory) -> 
         shutil.rmtree(base)
 
 
+@pytest.mark.subprocess
 def test_a_read_only_disk(source: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, "1m"):
@@ -117,6 +115,7 @@ print("done")
 """
 
 
+@pytest.mark.subprocess
 def test_64_file_handles(source: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FEW_HANDLES, str(source), str(tmp_path / "t.zarr")],
@@ -128,6 +127,7 @@ def test_64_file_handles(source: Path, tmp_path: Path) -> None:
     assert same(tmp_path / "t.zarr", source)
 
 
+@pytest.mark.subprocess
 def test_64_file_handles_and_100_files(source: Path, tmp_path: Path) -> None:
     ds = opened(source).load()
     files = []

@@ -11,16 +11,12 @@ import xarray as xr
 from zarr.storage import LocalStore, MemoryStore
 
 import xchunk
-import xchunk.bound
 import xchunk.engine.copy
-from faults.data import call, maps, opened, same
-from xchunk.storage import durable, journal
-from xchunk.storage.journal import Journal
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return maps(tmp_path_factory.mktemp("source") / "maps.zarr")
+import xchunk.rechunking.runner
+from faults.data import call, opened, same
+from xchunk.targets import fsync as durable
+from xchunk.targets import journal
+from xchunk.targets.journal import Journal
 
 
 def rechunk(source: Path, target: Path) -> xr.Dataset:
@@ -123,7 +119,7 @@ def test_scratch_that_was_deleted_before_its_target_was_flushed(
             real(self, facts)
 
         patched.setattr(Journal, "drop_scratch", confirm)
-        patched.setattr(xchunk.bound, "commit", no_commit)
+        patched.setattr(xchunk.rechunking.runner, "commit", no_commit)
         with pytest.raises(xchunk.StageFailedError, match="the power went off"):
             rechunk(source, target)
     assert not (target / ".xchunk/scratch/0/v").exists()

@@ -18,6 +18,7 @@ from faults.data import call, maps, opened, same
 distributed = pytest.importorskip("distributed")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.cluster,
     # a worker that is killed leaves its connections open
     pytest.mark.filterwarnings("default"),
 ]
@@ -58,7 +59,7 @@ def test_workers_are_killed(client: object, tmp_path: Path, how_many: int) -> No
     try:
         ds.chunking.apply(store=target, progress=False, **given)
     except xchunk.StageFailedError as error:
-        assert "same call goes on" in str(error)
+        assert "same call resumes" in str(error)
         assert not (target / "zarr.json").exists()
         ds.chunking.apply(store=target, progress=False, **given)
     killer.join()
@@ -74,7 +75,7 @@ def test_a_target_that_workers_cannot_see(
     def blind(store: object, key: str) -> None:
         return None
 
-    monkeypatch.setattr("xchunk.engine.run._answer", blind)
+    monkeypatch.setattr("xchunk.engine.graph._answer", blind)
     with pytest.raises(xchunk.SourceError, match="cannot see"):
         opened(source).chunking.apply(store=tmp_path / "t.zarr", progress=False, **call(source))
     assert not (tmp_path / "t.zarr").exists()

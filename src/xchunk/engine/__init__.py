@@ -1,1 +1,1 @@
-"""Running plans: the copy function, dask, and budgets read from the machine."""
+"""What runs on workers: the copy function, dask graphs, and budgets of machines."""

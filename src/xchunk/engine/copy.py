@@ -1,46 +1,188 @@
-"""The one copy function: a box is read from one stored array and written to another.
+"""The one copy function: a box is read from one stored array and written to another, or digested.
 
 Every engine and every stage runs it. A task opens its arrays by location, since handles do
 not travel, and keeps them for the other boxes of its stage. Boxes are read into buffers that
 are handed from task to task, so that the allocator does not grow under our feet.
+
+Two stores of different layouts are compared by digests. To compare them directly, each box of one
+would decode many chunks of the other again and again. So each side is read once, in boxes that
+suit it, and every box is cut into pieces that both sides have; the digests of the pieces are
+compared.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import hashlib
+import itertools
+import mmap
+import os
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from fractions import Fraction
+from functools import cache
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from xchunk._secrets import safe_cause
-from xchunk.core.grid import Grid, slabs
-from xchunk.core.vacancy import Vacant
-from xchunk.engine.allocator import give_back, new_buffer, steady
-from xchunk.engine.inflight import in_flight, stop, with_patience
+from xchunk.core.grid import Axis, Grid, Vacant, slabs
+from xchunk.core.redact import safe_cause
+from xchunk.engine.cluster import Needs, leave_thread
 from xchunk.errors import StageFailedError, XchunkError
-from xchunk.storage import zarr_io
-from xchunk.storage.chunk_files import ChunkFiles
-from xchunk.storage.icechunk import Written, own_fork, session_of
-from xchunk.storage.journal import BoxMarks
-from xchunk.storage.refs import StoredRef, ZarrRef
-from xchunk.storage.shard_files import ShardFiles, files_of
-from xchunk.storage.stored import StoredArray, close_files, open_stored
-from xchunk.storage.workspace import refuse_lost_pieces
+from xchunk.sources.arrays import close_files, open_stored
+from xchunk.sources.decoding import Decoding
+from xchunk.sources.foreign import holds_objects
+from xchunk.sources.refs import StoredArray, StoredRef, ZarrRef
+from xchunk.stores import adapter
+from xchunk.stores.chunk_objects import at_once
+from xchunk.stores.icechunk import Written, own_fork, session_of
+from xchunk.stores.shard_files import ShortWay, files_of
+from xchunk.targets.journal import BoxMarks
+from xchunk.targets.scratch import refuse_lost_pieces
 
-__all__ = [
-    "StageSpec",
-    "copy_box",
-    "read_box",
-    "reading",
-    "release",
-    "scratch_dtype",
-    "write_block",
-]
+# glibc gives every thread a heap of its own, keeps what was freed there for that thread alone, and
+# raises the size from which a block comes from the kernel, up to 32 MB, as such blocks are freed.
+# Chunks are decoded in whichever thread is free, so the heaps of a handful of threads each keep the
+# chunks of some moment, which no model of a task's buffers can know: a rechunk was measured at 2 to
+# 3 times its budget. Giving every chunk back to the kernel keeps the promise too, but took half as
+# much time again as all the codecs. So chunks of a moderate size come from the heap; what the heaps
+# hold free is given back between reading and writing a box; and boxes come from the kernel.
+#
+# The settings belong to the process, cannot be read back, and stay when a run is over. With
+# ``XCHUNK_KEEP_MALLOC=1`` the allocator is left alone, and the memory promise does not hold.
+#: Blocks of this size and more are the kernel's own; the largest size that glibc takes.
+_MMAP_THRESHOLD = 32 * 1024**2
+#: The same where each chunk, or each value, is freed in another thread than it came from.
+_APART_THRESHOLD = 64 * 1024
+#: What a heap keeps free at its end: at least, so that not every small block moves it, and at
+#: most.
+_LEAST_TRIM, _MOST_TRIM = 256 * 1024, 64 * 1024**2
+#: From this size on it is worth asking for huge pages, which are 2 MB.
+_HUGE = 8 * 1024**2
+# the parameters of mallopt(3)
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
+
+def steady(in_flight: int, *, apart: bool = False) -> bool:
+    """Fix the allocator's thresholds, for the whole process.
+
+    - ``in_flight``: bytes of the chunks that a task holds at once: a heap may keep as many when
+      they are free.
+    - ``apart``: whether chunks are freed in other threads than they came from, and lie in the heaps
+      of those until then: many on their way to and from far stores, or long strings, each with
+      memory of its own. They are taken from the kernel one by one.
+    - returns: whether it was done: it is glibc's own, and does nothing elsewhere.
+    """
+    libc = _glibc()
+    if libc is None:
+        return False
+    trim = _LEAST_TRIM if apart else max(_LEAST_TRIM, min(in_flight, _MOST_TRIM))
+    own = _APART_THRESHOLD if apart else _MMAP_THRESHOLD
+    return bool(libc.mallopt(_M_MMAP_THRESHOLD, own) and libc.mallopt(_M_TRIM_THRESHOLD, trim))
+
+
+def give_back() -> None:
+    """Give the kernel what the heaps of all threads hold free."""
+    libc = _glibc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> Any:
+    if not sys.platform.startswith("linux") or os.environ.get("XCHUNK_KEEP_MALLOC"):
+        return None
+    try:
+        libc = ctypes.CDLL(None)
+    except OSError:
+        return None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+
+
+def new_buffer(nbytes: int) -> NDArray[np.uint8]:
+    """Take memory from the kernel itself, to which it returns as soon as it is let go."""
+    memory = mmap.mmap(-1, max(1, nbytes))
+    if nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them: the same memory in small pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)
+
+
+T = TypeVar("T")
+
+#: Seconds to wait before each further try.
+_PAUSES = (0.1, 0.5)
+#: What is not better a moment later.
+_LASTING = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT,
+    errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+}  # fmt: skip
+#: Seconds for which boxes in flight are waited for: a box takes a few.
+_LONGEST = 60.0
+
+_changed = threading.Condition()
+_running: dict[str, int] = {}
+_stopped: deque[str] = deque(maxlen=10_000)
+
+
+def with_patience(task: Callable[[], T]) -> T:
+    """Run a task, once more after each fault of the store that may pass by itself.
+
+    A box that is copied again writes the same bytes under the same keys, so that it does not
+    matter how far the first try came.
+    """
+    for pause in _PAUSES:
+        try:
+            return task()
+        except XchunkError as error:
+            if not _may_pass(error.__cause__):
+                raise
+        time.sleep(pause)
+    return task()
+
+
+def _may_pass(cause: BaseException | None) -> bool:
+    if isinstance(cause, FileNotFoundError | PermissionError):  # some stores give no number
+        return False
+    return isinstance(cause, OSError) and cause.errno not in _LASTING
+
+
+@contextmanager
+def in_flight(run: str) -> Iterator[None]:
+    """Count a box as in flight; refuse to start one of a run that was stopped."""
+    with _changed:
+        if run in _stopped:
+            raise StageFailedError("the run was stopped before this box")
+        _running[run] = _running.get(run, 0) + 1
+    try:
+        yield
+    finally:
+        with _changed:
+            _running[run] -= 1
+            if not _running[run]:
+                del _running[run]
+            _changed.notify_all()
+
+
+def stop(run: str) -> None:
+    """Let no box of a run start any more, and wait for those that are in flight."""
+    with _changed:
+        _stopped.append(run)
+        _changed.wait_for(lambda: run not in _running, timeout=_LONGEST)
+
+
+#: The path of an array, and the number of one of its stages.
+StageKey: TypeAlias = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -50,7 +192,11 @@ class StageSpec:
     run: str
     """Token of the run; what a process keeps open is kept under it."""
     label: str
-    """What the tasks are called: ``xchunk-read-t2m``."""
+    """What the tasks are called: ``xchunk-read-t2m``. It is shown, and tells nothing apart."""
+    array: str
+    """Path of the array in the target."""
+    number: int
+    """Number of the stage among those of the array; with the path it is its identity."""
     source: StoredRef | None
     """Where boxes are read; None: the values come as blocks from dask."""
     target: ZarrRef | None
@@ -67,24 +213,44 @@ class StageSpec:
     """Whether the target is a scratch array."""
     threads: int = 1
     """Tasks of this stage that one process may run at once."""
-    concurrency: int = 1
-    """Chunks in flight at once within a task."""
+    reads: int = 1
+    """Requests of a task to a far store that are on their way at once, reading."""
+    writes: int = 1
+    """The same, writing."""
+    waits: bool = False
+    """Whether more tasks run at once than compute, since they wait for far stores."""
     in_flight: int = 0
     """Bytes that a task holds besides its box, for the chunks in flight."""
     at_once: int | None = None
     """Bytes that are asked of the source at once, where it has no chunks or has shards; None:
     the whole box."""
+    unit: tuple[int, ...] = ()
+    """Elements along each dim of what is then asked for, at least; none: one element."""
     pieces: Grid | None = None
     """What each box is cut into where it is read to be compared; None: it is copied."""
+    decoding: Decoding | None = None
+    """How values are decoded before they are compared; None: they are compared as stored."""
     vacant: Vacant | None = None
     """What is missing in the scratch array that is read, since nothing came into it."""
     marks: BoxMarks | None = None
     """Where it is noted that a box is written; None: nowhere."""
     target_origin: tuple[int, ...] | None = None
-    """What is added to a box's region to have its region in a target that is there already, in
+    """What is added to a box's region to have its region in an existing target already, in
     which empty units are deleted; None: nothing."""
     forked: bool = False
     """Whether each box is written in a fork of the target's session, which its task returns."""
+    needs: Needs | None = None
+    """What a worker of a cluster must have for the tasks; None: any will do."""
+
+    @property
+    def is_far(self) -> bool:
+        """Whether tasks mostly wait for a store."""
+        return self.waits or max(self.reads, self.writes) > 1
+
+    @property
+    def key(self) -> StageKey:
+        """What tells the stage from all others of its run."""
+        return self.array, self.number
 
 
 def scratch_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -100,7 +266,16 @@ def copy_box(spec: StageSpec, i: int) -> int | Written:
 
 def _copy(spec: StageSpec, i: int) -> int | Written:
     with reading(spec, i) as (region, values):
-        return _write(spec, i, region, values)
+        done = _write(spec, region, values)
+    _note(spec, i)
+    return done
+
+
+def _note(spec: StageSpec, i: int) -> None:
+    """Note that a box is written; its memory is given back already, so that the next can begin."""
+    if spec.marks is not None:
+        with in_flight(spec.run), _told(spec, spec.boxes.region(i)):
+            spec.marks.put(i)
 
 
 def read_box(spec: StageSpec, i: int) -> NDArray[Any]:
@@ -127,7 +302,9 @@ def write_block(spec: StageSpec, i: int, block: NDArray[Any]) -> int | Written:
 def _write_values(spec: StageSpec, i: int, values: NDArray[Any]) -> int | Written:
     region = spec.boxes.region(i)
     with _context(spec, region):
-        return _write(spec, i, region, values)
+        done = _write(spec, region, values)
+    _note(spec, i)
+    return done
 
 
 @contextmanager
@@ -166,9 +343,9 @@ def _read(
     """Read a region; part by part where the reader would hold all of it besides the buffer."""
     if spec.at_once is None:
         return source.read(region, buffer)
-    info = source.info
-    unit = tuple(c if isinstance(c, int) else 1 for c in info.chunks or (1,) * len(region))
-    for part in slabs(region, unit, max(1, spec.at_once // max(1, info.dtype.itemsize))):
+    # not asked of the source: one that is joined would open all of its files for it
+    unit = spec.unit or (1,) * len(region)
+    for part in slabs(region, unit, max(1, spec.at_once // max(1, spec.dtype.itemsize))):
         local = tuple(
             slice(p.start - r.start, p.stop - r.start) for p, r in zip(part, region, strict=True)
         )
@@ -178,9 +355,7 @@ def _read(
     return buffer
 
 
-def _write(
-    spec: StageSpec, i: int, region: tuple[slice, ...], values: NDArray[Any]
-) -> int | Written:
+def _write(spec: StageSpec, region: tuple[slice, ...], values: NDArray[Any]) -> int | Written:
     _, opened = _opened(spec)
     own = None
     if spec.forked and spec.target is not None:
@@ -192,34 +367,80 @@ def _write(
     if spec.to_scratch:
         # a piece of scratch that is missing has to mean that it is lost: none is left out
         bits = np.ascontiguousarray(values).view(scratch_dtype(spec.dtype))
-        zarr_io.write_units(target, region, bits.reshape(values.shape), fill=None, files=files)
+        adapter.write_units(target, region, bits.reshape(values.shape), fill=None, files=files)
     elif spec.target_origin is None:
-        zarr_io.write_units(target, region, values, fill=target.fill_value, files=files)
+        adapter.write_units(target, region, values, fill=target.fill_value, files=files)
     else:
         at = tuple(
             slice(r.start + o, r.stop + o) for r, o in zip(region, spec.target_origin, strict=True)
         )
-        zarr_io.write_units(
+        adapter.write_units(
             target, at, values, fill=target.fill_value, delete_empty=True, files=files
         )
-    if spec.marks is not None:
-        spec.marks.put(i)
     return int(values.nbytes) if own is None else Written(values.nbytes, session_of(own.store))
 
 
 @contextmanager
 def _context(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
-    steady(spec.in_flight // spec.concurrency)
-    with _slot(spec), in_flight(spec.run), zarr_io.tuned(spec.concurrency):
+    both = min(spec.reads, spec.writes)
+    steady(spec.in_flight, apart=spec.is_far or holds_objects(spec.dtype))
+    with _room.share(spec.threads):
+        if spec.waits:
+            leave_thread()
+        with (
+            in_flight(spec.run),
+            adapter.tuned(both),
+            at_once(spec.reads, spec.in_flight),
+            _told(spec, region),
+        ):
+            yield
+
+
+@contextmanager
+def _told(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
+    """Say of which box it is what goes wrong."""
+    try:
+        yield
+    except XchunkError:
+        raise
+    except Exception as error:  # noqa: BLE001 - raised again, without credentials
+        where = ", ".join(f"{r.start}:{r.stop}" for r in region)
+        raise StageFailedError(
+            f"{spec.label} failed at box [{where}]: {type(error).__name__}: {error}"
+        ) from safe_cause(error)
+
+
+class _Room:
+    """What the tasks of this process may hold: each takes its share, or waits for its turn.
+
+    A task of which n may run at once takes an nth, so that tasks of different plans that run
+    beside each other keep the budget as well.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._taken = Fraction(0)
+        self._queue: deque[object] = deque()
+
+    @contextmanager
+    def share(self, threads: int) -> Iterator[None]:
+        share, ticket = Fraction(1, max(1, threads)), object()
+        with self._changed:
+            self._queue.append(ticket)
+            try:
+                self._changed.wait_for(
+                    lambda: self._queue[0] is ticket and self._taken + share <= 1
+                )
+                self._taken += share
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
         try:
             yield
-        except XchunkError:
-            raise
-        except Exception as error:  # noqa: BLE001 - raised again, without credentials
-            where = ", ".join(f"{r.start}:{r.stop}" for r in region)
-            raise StageFailedError(
-                f"{spec.label} failed at box [{where}]: {type(error).__name__}: {error}"
-            ) from safe_cause(error)
+        finally:
+            with self._changed:
+                self._taken -= share
+                self._changed.notify_all()
 
 
 #: How many times larger than a box its buffer may be.
@@ -265,17 +486,17 @@ class _Buffers:
 _buffers = _Buffers()
 _lock = threading.Lock()
 # in quotes: zarr 3.1.0 to 3.1.3 have no generic arrays at run time
-_Target: TypeAlias = "tuple[zarr.Array[Any], ChunkFiles | ShardFiles | None]"
+_Target: TypeAlias = "tuple[zarr.Array[Any], ShortWay | None]"
 _Opened: TypeAlias = "tuple[StoredArray | None, _Target | None]"
-_open: dict[tuple[str, str], _Opened] = {}
-_slots: dict[tuple[str, str], threading.BoundedSemaphore] = {}
+_open: dict[tuple[str, StageKey], _Opened] = {}
+_room = _Room()
 
 
 def _opened(spec: StageSpec) -> _Opened:
-    key = (spec.run, spec.label)
+    key = (spec.run, spec.key)
     with _lock:
         if key not in _open:
-            source = None if spec.source is None else open_stored(spec.source)
+            source = None if spec.source is None else open_stored(spec.source, lazy=True)
             target = None
             if spec.target is not None:
                 target = _open_target(spec.target, temporary=spec.to_scratch)
@@ -284,16 +505,8 @@ def _opened(spec: StageSpec) -> _Opened:
 
 
 def _open_target(ref: ZarrRef, *, temporary: bool = False) -> _Target:
-    array = zarr_io.open_array(ref.store, ref.path, ref.zarr_format, mode="r+")
+    array = adapter.open_array(ref.store, ref.path, ref.zarr_format, mode="r+")
     return array, files_of(array, temporary=temporary)
-
-
-def _slot(spec: StageSpec) -> threading.BoundedSemaphore:
-    with _lock:
-        key = (spec.run, spec.label)
-        if key not in _slots:
-            _slots[key] = threading.BoundedSemaphore(max(1, spec.threads))
-        return _slots[key]
 
 
 def release(run: str) -> None:
@@ -304,8 +517,134 @@ def release(run: str) -> None:
     """
     stop(run)
     with _lock:
-        for cache in (_open, _slots):
-            for key in [k for k in cache if k[0] == run]:
-                del cache[key]
+        for key in [k for k in _open if k[0] == run]:
+            del _open[key]
     _buffers.clear()
     close_files()
+
+
+#: Bytes of a digest: two pieces that differ share one with a probability of 2**-128.
+_BYTES = 16
+
+
+def common_pieces(a: Grid, b: Grid) -> Grid:
+    """Cut an array along the edges of both grids, so that each piece lies in one box of each."""
+    axes = []
+    for x, y in zip(a.axes, b.axes, strict=True):
+        if x.nests(y) or y.nests(x):
+            axes.append(y if x.nests(y) else x)
+            continue
+        edges = sorted({axis.bounds(i)[0] for axis in (x, y) for i in range(axis.count)} | {x.size})
+        axes.append(Axis.of(x.size, [q - p for p, q in itertools.pairwise(edges)]))
+    return Grid(tuple(axes))
+
+
+def pieces_of(pieces: Grid, region: tuple[slice, ...]) -> list[tuple[int, ...]]:
+    """List the indices of the pieces that a region is made of, the last dim varying fastest."""
+    touched = [a.touched(r.start, r.stop) for a, r in zip(pieces.axes, region, strict=True)]
+    shape = tuple(len(t) for t in touched)
+    return [
+        tuple(t[j] for t, j in zip(touched, index, strict=True)) for index in np.ndindex(*shape)
+    ]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What is said of a box that cannot be read."""
+
+    why: str
+    """The error, in words."""
+
+
+def digest_box(spec: StageSpec, i: int) -> list[bytes] | Unreadable:
+    """Read box number ``i`` and return the digest of each of its pieces.
+
+    A box that cannot be read does not keep the others from being compared.
+    """
+    try:
+        return with_patience(lambda: _digest_stored(spec, i))
+    except XchunkError as error:
+        return Unreadable(str(error))
+
+
+def _digest_stored(spec: StageSpec, i: int) -> list[bytes] | Unreadable:
+    with reading(spec, i) as (region, values):
+        if spec.decoding is None:
+            return _digests(spec, region, values)
+        try:
+            decoded = spec.decoding(values)
+        except (ValueError, TypeError, OverflowError) as error:
+            return Unreadable(" ".join(str(error).split()))
+        return _digests(spec, region, decoded)
+
+
+def digest_block(spec: StageSpec, i: int, block: NDArray[Any]) -> list[bytes]:
+    """Return the digest of each piece of one computed block, the box number ``i``."""
+    return _digests(spec, spec.boxes.region(i), as_stored(np.asarray(block), spec.dtype))
+
+
+def as_stored(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Cast computed values to the dtype that they are stored with, if that changes none of them.
+
+    dask only says what dtype its blocks will have. Values that the cast would change are
+    returned as they are, and so differ from what is stored.
+    """
+    if values.dtype == dtype or values.dtype.kind not in "biufcmM" or dtype.kind not in "biufcmM":
+        return values
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cast = values.astype(dtype)
+        back = cast.astype(values.dtype)
+    same = (back == values) | ((back != back) & (values != values))  # noqa: PLR0124 - NaN and NaT
+    return cast if bool(np.all(same)) else values
+
+
+def _digests(spec: StageSpec, region: tuple[slice, ...], values: NDArray[Any]) -> list[bytes]:
+    pieces = spec.pieces if spec.pieces is not None else spec.boxes
+    out = []
+    for index in pieces_of(pieces, region):
+        bounds = (a.bounds(j) for a, j in zip(pieces.axes, index, strict=True))
+        local = [
+            slice(start - r.start, stop - r.start)
+            for (start, stop), r in zip(bounds, region, strict=True)
+        ]
+        # the dots keep what has no dims an array
+        at: tuple[Any, ...] = (*local, ...)
+        out.append(_digest(values[at]))
+    return out
+
+
+def _digest(values: NDArray[Any]) -> bytes:
+    """Digest the bits of values, whatever their byte order in memory."""
+    state = hashlib.blake2b(digest_size=_BYTES)
+    if values.dtype.hasobject or values.dtype.kind in "TU":  # the same text may be either
+        for item in values.flat:
+            raw = bytes_of(item)
+            state.update(len(raw).to_bytes(8, "little") + raw)
+    elif values.dtype.names is not None:
+        # what lies between the fields of a structure is no value
+        for name in values.dtype.names:
+            state.update(_digest(values[name]))
+    else:
+        little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+        state.update(np.ascontiguousarray(little).view(np.uint8).reshape(-1).data)
+    return state.digest()
+
+
+def bytes_of(item: Any) -> bytes:
+    """Return bytes that stand for one object, in which what is missing is no empty text."""
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, str):
+        return item.encode()
+    if _is_missing(item):
+        return b"\0missing"
+    if isinstance(item, np.ndarray):
+        return str(item.tolist()).encode()
+    return f"{item} {getattr(item, 'calendar', '')}".encode()
+
+
+def _is_missing(item: Any) -> bool:
+    if item is None or (isinstance(item, float | np.floating) and np.isnan(item)):
+        return True
+    return type(item).__name__ in ("NAType", "NaTType")

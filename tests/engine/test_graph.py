@@ -7,7 +7,7 @@ import uuid
 import pytest
 from dask.utils import key_split
 
-from xchunk.engine.run import shown_whole
+from xchunk.engine.graph import shown_whole
 
 
 @pytest.mark.parametrize(

@@ -25,17 +25,15 @@ from numpy.typing import NDArray
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Grid
 from xchunk.core.memory import PROCESS_OVERHEAD, TASK_OVERHEAD, MemoryBudget
-from xchunk.core.plan import ArrayPlan, CopyJob, Limits
-from xchunk.core.predict import Facts, Geometry
+from xchunk.core.plan.model import Facts, Geometry
+from xchunk.core.plan.stages import ArrayPlan, CopyJob, Limits
 from xchunk.core.units import format_bytes
 from xchunk.engine.copy import StageSpec, read_box, write_block
-from xchunk.engine.run import Chain, Engine, Report, release_run
+from xchunk.engine.graph import Chain, Engine, Report, release_run
 from xchunk.errors import InvalidChunksError, MemoryBudgetError, StageFailedError, XchunkError
 
 if TYPE_CHECKING:
     from distributed import Client
-
-__all__ = ["RechunkerEngine", "load_engine"]
 
 _INSTALL = "pip install --no-deps rechunker mypy_extensions"
 _RETRIES = 2
@@ -44,17 +42,9 @@ _RETRIES = 2
 def load_engine(name: Any, executor: Any = None) -> Engine | None:
     """Return an engine by its name; None for xchunk's own.
 
-    Parameters
-    ----------
-    name : {None, "xchunk", "rechunker"}
-        Whose planner and tasks are used.
-    executor : rechunker.types.CopySpecExecutor, optional
-        rechunker's executor; its dask executor by default.
-
-    Raises
-    ------
-    InvalidChunksError
-        If there is no such engine, or it is not installed.
+    - ``name`` ({None, "xchunk", "rechunker"}): Whose planner and tasks are used.
+    - ``executor``: rechunker's executor; its dask executor by default.
+    - raises `InvalidChunksError` if there is no such engine, or it is not installed.
     """
     if name in (None, "xchunk"):
         return None
@@ -84,7 +74,7 @@ class RechunkerEngine:
     """rechunker's executor; None: its dask executor."""
 
     def takes(self, job: CopyJob, dtype: np.dtype[Any]) -> bool:
-        """Tell whether rechunker copies an array.
+        """Return whether rechunker copies an array.
 
         Objects, scalars and arrays without elements it cannot; and where the blocks of what is
         computed are whole write units, there is nothing to rechunk.
@@ -100,10 +90,8 @@ class RechunkerEngine:
         What rechunker calls ``max_mem`` is the largest box. It is given what is left of the
         memory of one task when the chunks in flight are taken off, so that the budget holds.
 
-        Raises
-        ------
-        MemoryBudgetError
-            If a chunk of the source or a write unit of the target does not fit.
+        - raises `MemoryBudgetError` if a chunk of the source or a write unit of the target does not
+          fit.
         """
         threads = max(1, budget.threads)
         while True:
@@ -171,7 +159,7 @@ def _watched(chain: Chain, report: Report | None) -> Iterator[None]:
     def tell(number: int, box: int) -> None:
         stage = chain.stages[number]
         left.discard((number, box))
-        report(stage.label, box, stage.boxes.box_elements * stage.dtype.itemsize)
+        report(stage.key, box, stage.boxes.box_elements * stage.dtype.itemsize)
 
     def finished(key: Any, *_: Any) -> None:
         name, box = key if isinstance(key, tuple) and len(key) == 2 else ("", -1)
@@ -188,7 +176,7 @@ def _watched(chain: Chain, report: Report | None) -> Iterator[None]:
 def _facts(job: CopyJob, budget: MemoryBudget, threads: int, rates: Rates, limits: Limits) -> Facts:
     workers = max(1, budget.workers)
     per_task = (budget.max_mem - PROCESS_OVERHEAD) // threads
-    return Facts(job, rates, limits, per_task, threads * workers, workers, 1)
+    return Facts(job, rates, limits, per_task, threads * workers, workers)
 
 
 def _largest(job: CopyJob) -> int:
@@ -205,10 +193,11 @@ def _room(facts: Facts) -> int:
         unit, copies = facts.source_unit, 1.0
     scratch_read, scratch_write = facts.scratch_copies
     room = float(facts.per_task - TASK_OVERHEAD)
-    # a box is scratch's piece at the most, which is read and written whole
+    # a box is scratch's piece at most, which is read and written whole
     written, written_copies = facts.target_buffers
-    flight = max(copies * unit, written_copies * written) * facts.in_flight
-    worst = max(scratch_read, scratch_write) * facts.in_flight
+    held = 1 + max(facts.queued)
+    flight = max(copies * unit, written_copies * written) * held
+    worst = max(scratch_read, scratch_write) * held
     most = float("inf") if facts.limits.box is None else facts.limits.box
     return int(min(room - flight, room / (1 + worst) if facts.limits.scratch else room, most))
 
@@ -262,7 +251,7 @@ def _plan(facts: Facts, room: int, threads: int) -> ArrayPlan:
         job,
         stages,
         "staged" if len(stages) > 1 else "direct",
-        geometry.seconds(facts),
+        sum(s.seconds for s in stages),
         threads,
         "rechunker's planner was asked, and xchunk's own was not",
     )

@@ -1,0 +1,1 @@
+"""The rechunk itself: bound, run, resumed, verified and cleaned up."""

@@ -1,0 +1,1 @@
+"""rechunker's interface and engine, on zarr 3."""

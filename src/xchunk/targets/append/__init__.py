@@ -1,0 +1,1 @@
+"""What is written to a store that exists already."""
