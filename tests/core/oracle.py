@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xchunk.core.chains import Columns, Dim, Table, _figures
 from xchunk.core.grid import Grid, ceildiv
-from xchunk.core.planner import Planner
-from xchunk.core.predict import ChainModel, Facts
-from xchunk.core.stages import CopyJob
+from xchunk.core.plan.model import ChainModel, Columns, Dim, Facts, Table, _figures
+from xchunk.core.plan.planner import Planner
+from xchunk.core.plan.stages import CopyJob
 
 #: Rows that are multiplied at once.
 BLOCK = 2**18
@@ -112,7 +111,7 @@ def random_cases(
     """Random jobs and budgets, each searched and judged."""
     from xchunk.core.cost import Rates
     from xchunk.core.memory import PROCESS_OVERHEAD, TASK_OVERHEAD, MemoryBudget
-    from xchunk.core.stages import Limits
+    from xchunk.core.plan.stages import Limits
 
     rng = np.random.default_rng(seed)
     while True:

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xchunk.core.access import AccessPattern, parse_access
-from xchunk.core.axes import dim_roles
 from xchunk.core.layout import ArrayLayout
+from xchunk.core.suggest.access import AccessPattern, dim_roles, parse_access
 from xchunk.errors import InvalidChunksError
 
 F4 = np.dtype("f4")
@@ -132,6 +131,7 @@ def test_bounds_and_odd_attributes_say_nothing() -> None:
         pytest.param({"time": -1, "lat": 1}, ("time",), {"lat": 1}, id="whole-and-part"),
         pytest.param({"time": 100}, ("time",), {}, id="as-long-as-the-dim"),
         pytest.param({"lat": np.int64(5)}, (), {"lat": 5}, id="numpy"),
+        pytest.param({"samples": {"time": 4, "lat": -1}}, ("lat",), {"time": 4}, id="samples"),
         pytest.param({}, (), {}, id="empty"),
         pytest.param(None, (), {}, id="none"),
     ],
@@ -178,6 +178,8 @@ def test_a_variable_without_the_dims_is_scanned() -> None:
         pytest.param({"time": True}, {}, "-1", id="bool"),
         pytest.param({"time": "all"}, {}, "-1", id="word"),
         pytest.param({"time": 1.5}, {}, "-1", id="float"),
+        pytest.param({"samples": {}}, {}, "extents", id="samples-of-nothing"),
+        pytest.param({"samples": 5}, {}, "there is no dim", id="samples-number"),
         pytest.param({3: -1}, {}, "there is no dim 3", id="not-a-name"),
         pytest.param(42, {}, "'scan'", id="number"),
         pytest.param([], {}, "names no use", id="no-uses"),

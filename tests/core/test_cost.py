@@ -33,12 +33,12 @@ works = st.builds(Work, *(st.integers(0, 10**12) for _ in fields(Work)))
         (Work(scratch_read_bytes=100), replace(FREE, scratch_read=50), 2),
         (Work(scratch_write_bytes=100), replace(FREE, scratch_write=50), 2),
         (Work(requests=100), replace(FREE, latency=0.02), 2),
-        (Work(requests=100, opened=100), replace(FREE, latency=0.02), 2 * OPEN),
-        (Work(requests=100, made=100), replace(FREE, latency=0.02), 2 * MAKE),
+        (Work(requests=100, opened=100), replace(FREE, latency=0.02), 0.04 * OPEN),
+        (Work(requests=100, made=100), replace(FREE, latency=0.02), 0.04 * MAKE),
         (
             Work(requests=100, opened=30, made=20),
             replace(FREE, latency=0.02),
-            1 + 0.6 * OPEN + 0.4 * MAKE,
+            1 + 0.012 * OPEN + 0.008 * MAKE,
         ),
         (Work(runs=100), replace(FREE, run=0.02), 2),
         (Work(decoded_bytes=100), replace(FREE, bandwidth=25, compression=0.5), 2),
@@ -66,6 +66,7 @@ def test_the_idle_last_wave_counts():
     assert three.seconds(rates, 2) == 2
     assert three.seconds(rates, 3) == 1
     assert three.seconds(rates, 30) == 1
+    assert three.seconds(rates, 30, cores=2) == 1.5
 
 
 def test_tasks_cost_the_scheduler_once():

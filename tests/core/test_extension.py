@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xchunk.core.extension import Extension, Span
 from xchunk.core.grid import Axis, Grid
+from xchunk.core.plan.window import Extension, Span
 from xchunk.errors import InvalidChunksError
 
 

@@ -1,4 +1,4 @@
-"""Stores that answer late: chunks in flight are chosen together with tasks at once."""
+"""Stores that answer late: requests in flight are chosen together with tasks at once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Grid
-from xchunk.core.memory import MemoryBudget
-from xchunk.core.plan import IN_FLIGHT, CopyJob, plan_array
+from xchunk.core.memory import FETCH_COPIES, IN_FLIGHT, CopyBuffers, MemoryBudget
+from xchunk.core.plan.choose import plan_array
+from xchunk.core.plan.stages import CopyJob
 
 SHAPE = (400, 360, 720)
 JOB = CopyJob(
@@ -22,28 +23,56 @@ JOB = CopyJob(
     fused=False,
 )
 FAR = replace(JOB, near=False)
+STREAMED = replace(FAR, streamed=True, read_copies=FETCH_COPIES)
 
 
-def test_a_near_store_has_one_chunk_in_flight() -> None:
-    assert plan_array(JOB, MemoryBudget.of_growth(10**8, threads=2)).concurrency == 1
+def most(job: CopyJob, budget: MemoryBudget) -> int:
+    """The most requests that all tasks of a plan read at once."""
+    plan = plan_array(job, budget)
+    assert plan.worker_mem <= budget.max_mem
+    return plan.threads * max(s.buffers.reads for s in plan.stages)
+
+
+def test_a_near_store_has_one_request_in_flight() -> None:
+    plan = plan_array(JOB, MemoryBudget.of_growth(10**8, threads=2))
+    assert {(s.buffers.reads, s.buffers.writes, s.buffers.flight) for s in plan.stages} == {
+        (1, 1, 0)
+    }
+    assert plan.threads <= 2
 
 
 @pytest.mark.parametrize("mb", [60, 200, 1000])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_a_far_store_has_several_within_the_budget(mb: int, threads: int) -> None:
+@pytest.mark.parametrize("job", [FAR, STREAMED], ids=["zarr", "streamed"])
+def test_a_far_store_has_several_within_the_budget(job: CopyJob, mb: int, threads: int) -> None:
     budget = MemoryBudget.of_growth(mb * 10**6, threads=threads)
-    plan = plan_array(FAR, budget)
-    assert 1 < plan.concurrency <= IN_FLIGHT
-    assert plan.worker_mem <= budget.max_mem
-    assert all(s.buffers.concurrency == plan.concurrency + 2 for s in plan.stages)
-    one = plan_array(FAR, budget, concurrency=1)
-    assert plan.seconds < one.seconds / 2
+    assert most(job, budget) > threads
+    one = plan_array(job, budget, concurrency=1)
+    assert plan_array(job, budget).seconds <= one.seconds
+
+
+def test_more_tasks_run_at_once_than_compute() -> None:
+    """Where each of them has one request on its way."""
+    plan = plan_array(STREAMED, MemoryBudget.of_growth(10**9, threads=2), concurrency=1)
+    assert plan.threads > 2
+
+
+def test_blocks_are_computed_by_no_more_tasks_than_there_are_threads() -> None:
+    blocks = replace(FAR, blocks=True, source=Grid.of(SHAPE, (400, 30, 360)))
+    assert plan_array(blocks, MemoryBudget.of_growth(10**9, threads=2)).threads <= 2
+
+
+def test_a_mount_that_answers_late_has_more_tasks_at_once() -> None:
+    """Files are read one after the other within a task, however long each takes."""
+    rates = replace(Rates(), latency=0.05)
+    files = replace(JOB, fused=True)
+    plan = plan_array(files, MemoryBudget.of_growth(10**9, threads=2), rates=rates)
+    assert plan.threads > 2
+    assert all(s.buffers.reads == 1 for s in plan.stages)
 
 
 def test_with_little_memory_fewer_are_in_flight() -> None:
-    small, large = (
-        plan_array(FAR, MemoryBudget.of_growth(n * 10**6)).concurrency for n in (30, 1000)
-    )
+    small, large = (most(FAR, MemoryBudget.of_growth(n * 10**6)) for n in (30, 1000))
     assert 1 <= small < large
 
 
@@ -51,4 +80,45 @@ def test_the_smallest_budget_does_not_need_several() -> None:
     near = replace(FAR, near=True)
     least = MemoryBudget.of_growth(19_000_000)
     assert plan_array(FAR, least).worker_mem <= 19_000_000
-    assert plan_array(near, least, rates=Rates.usual(near=False)).concurrency == 1
+    plan = plan_array(near, least, rates=Rates.usual(near=False))
+    assert all(s.buffers.reads == 1 for s in plan.stages)
+
+
+@pytest.mark.parametrize(
+    ("flight", "queued", "expected"),
+    [
+        pytest.param(0, (0, 0), (1, 1), id="one by one"),
+        pytest.param(1000, (0, 0), (10, 5), id="as many as the bytes hold"),
+        pytest.param(1000, (1, 0), (9, 5), id="one is decoded meanwhile"),
+        pytest.param(50, (0, 0), (1, 1), id="one at least"),
+        pytest.param(10**9, (0, 0), (IN_FLIGHT, IN_FLIGHT), id="not without end"),
+    ],
+)
+def test_requests_in_flight_are_bound_by_their_bytes(
+    flight: int, queued: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    buffers = CopyBuffers(
+        0, 50, 100, queued=queued, flight=flight, read_copies=2.0, write_copies=2.0
+    )
+    assert (buffers.reads, buffers.writes) == expected
+    assert buffers.in_flight >= flight
+
+
+@pytest.mark.parametrize(
+    ("near", "measured", "expected"),
+    [
+        pytest.param(True, None, Rates.latency, id="a disk"),
+        pytest.param(True, 0.0001, Rates.latency, id="a fast disk"),
+        pytest.param(True, 0.004, Rates.latency, id="a disk that is busy"),
+        pytest.param(True, 0.045, 0.05, id="a mount"),
+        pytest.param(False, None, 0.02, id="not measured"),
+        pytest.param(False, 0.0, 0.005, id="no less than far stores take"),
+        pytest.param(False, 0.0231, 0.02, id="in steps"),
+        pytest.param(False, 0.16, 0.2, id="far"),
+        pytest.param(False, 30.0, 1.0, id="out of reach"),
+    ],
+)
+def test_measured_latencies_are_taken_in_steps(
+    near: bool, measured: float | None, expected: float
+) -> None:
+    assert Rates.usual(near=near, latency=measured).latency == expected

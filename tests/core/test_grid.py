@@ -10,19 +10,7 @@ from hypothesis import strategies as st
 
 from xchunk.core.grid import Axis, Grid, ceildiv, lcm_within
 from xchunk.errors import InvalidChunksError
-
-
-@st.composite
-def axes(draw, size=None):
-    n = draw(st.integers(0, 60)) if size is None else size
-    if draw(st.booleans()):
-        return Axis.regular(n, draw(st.integers(1, 70)))
-    left, parts = n, []
-    while left:
-        parts.append(draw(st.integers(1, left)))
-        left -= parts[-1]
-    return Axis.of(n, parts)
-
+from xchunk.testing.strategies import axes
 
 two_axes = st.integers(0, 60).flatmap(lambda n: st.tuples(axes(n), axes(n)))
 

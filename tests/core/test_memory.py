@@ -43,7 +43,7 @@ def test_growth_is_taken_as_it_is():
     [
         pytest.param(CopyBuffers(100, 5, 10), 122, id="writing-is-more"),
         pytest.param(CopyBuffers(100, 20, 10), 140, id="reading-is-more"),
-        pytest.param(CopyBuffers(100, 20, 10, concurrency=3), 220, id="in-flight"),
+        pytest.param(CopyBuffers(100, 20, 10, queued=(2, 0)), 220, id="in-flight"),
         pytest.param(CopyBuffers(100, 20, 10, overhead=7), 147, id="overhead"),
         pytest.param(CopyBuffers(100, 0, 0), 100, id="box"),
     ],

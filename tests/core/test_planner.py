@@ -13,8 +13,9 @@ from core.oracle import job, random_cases
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Grid
 from xchunk.core.memory import PROCESS_OVERHEAD, MemoryBudget
-from xchunk.core.plan import CopyJob, Limits, plan_array
-from xchunk.core.planner import Planner
+from xchunk.core.plan.choose import plan_array
+from xchunk.core.plan.planner import Planner
+from xchunk.core.plan.stages import CopyJob, Limits
 from xchunk.core.units import parse_bytes
 from xchunk.errors import MemoryBudgetError
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import xarray as xr
 from dask.array.rechunk import plan_rechunk
+from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xchunk.core.grid import Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.rechunking import compare_ways, tasks_of_rechunk
+from xchunk.core.reports.comparison import compare_ways, tasks_of_rechunk
 from xchunk.errors import InvalidChunksError
 
 dims = st.lists(
@@ -48,17 +49,11 @@ def test_tasks_are_those_that_dask_makes(dims: list[tuple[int, int, int]]) -> No
         ((1000, 200), (10, 200), (100, 20)),
     ],
 )
-def test_p2p_takes_as_many_tasks_as_dask_makes(shape: tuple, before: tuple, after: tuple) -> None:
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster),
-    ):
-        wanted = da.zeros(shape, chunks=before).rechunk(after, method="p2p")
-        counted = len(wanted.__dask_graph__())
+def test_p2p_takes_as_many_tasks_as_dask_makes(
+    client_in_threads: Client, shape: tuple, before: tuple, after: tuple
+) -> None:
+    wanted = da.zeros(shape, chunks=before).rechunk(after, method="p2p")
+    counted = len(wanted.__dask_graph__())
     v = ArrayLayout(
         "a",
         tuple("xyz"[: len(shape)]),

@@ -11,10 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xchunk.core.chains import (
+from xchunk.core.cost import Rates
+from xchunk.core.grid import Axis, Grid, ceildiv
+from xchunk.core.memory import MemoryBudget
+from xchunk.core.plan.model import (
     FULL,
+    ChainModel,
     Columns,
     Dim,
+    Facts,
+    Geometry,
     Table,
     _figures,
     chain_table,
@@ -23,12 +29,8 @@ from xchunk.core.chains import (
     pairs_of,
     pairs_with,
 )
-from xchunk.core.cost import Rates
-from xchunk.core.grid import Axis, Grid, ceildiv
-from xchunk.core.memory import MemoryBudget
-from xchunk.core.planner import Option, Planner
-from xchunk.core.predict import ChainModel, Facts, Geometry
-from xchunk.core.stages import CopyJob, Limits
+from xchunk.core.plan.planner import Option, Planner
+from xchunk.core.plan.stages import CopyJob, Limits
 
 ITEM = 1_000_000
 
@@ -103,7 +105,7 @@ def allowed(option: Option) -> bool:
     facts = option.facts
     for k, stage in enumerate(option.stages):
         own = facts.job.blocks and k == 0
-        if not own and stage.projected_mem > facts.per_task:
+        if stage.projected_mem > facts.per_task:
             return False
         if not own and stage.work.tasks > facts.limits.tasks:
             return False
@@ -204,11 +206,7 @@ def test_columns_say_what_exact_counting_says(a_job, stages, way):
             else:
                 # runs are counted for the dim at which the table cuts them; whole dims have fewer
                 assert cost >= option.seconds * (1 - 1e-9)
-            peak = (
-                max(s.projected_mem for s in option.stages[int(a_job.blocks) :] or [None])
-                if len(option.stages) > a_job.blocks
-                else 0
-            )
+            peak = max(s.projected_mem for s in option.stages)
             for bound, fits in ((peak, True), (peak - 1, False)):
                 tight = ChainModel(replace(facts, per_task=bound), model.columns)
                 if a_job.source_chunked and peak:

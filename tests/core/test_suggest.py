@@ -12,12 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xchunk.core import passes, suggest
-from xchunk.core.access import AccessPattern
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.suggest import Suggestion, VariableSuggestion, suggest_array, suggest_dataset
+from xchunk.core.suggest import lazy_pass, suggestion
+from xchunk.core.suggest.access import AccessPattern
+from xchunk.core.suggest.suggestion import (
+    Suggestion,
+    VariableSuggestion,
+    suggest_array,
+    suggest_dataset,
+)
 from xchunk.errors import InvalidChunksError, MemoryBudgetError
 
 GB = 10**9
@@ -146,13 +151,13 @@ def test_few_candidates_are_looked_at(  # noqa: PLR0917 - a row of the table
 ) -> None:
     """A suggestion's time is that of its candidates: some 100,000 of them take 50 ms."""
     looked: list[int] = []
-    product = passes._product
+    product = lazy_pass._product
 
     def counted(states: Any, column: Any, size: int, again: int) -> Any:
         looked.append(len(states.tasks) * len(column.items))
         return product(states, column, size, again)
 
-    monkeypatch.setattr(passes, "_product", counted)
+    monkeypatch.setattr(lazy_pass, "_product", counted)
     advise(v, access, budget, **more)
     assert sum(looked) <= 100_000
     assert len(looked) <= 40
@@ -292,6 +297,74 @@ def test_passes_decide() -> None:
     often = advise(v, {"y": -1, "x": -1}, workers(8, 4), passes=50)
     assert (once.action, often.action) == ("chunk", "stage")
     assert 1 < (once.break_even_passes or 0) < 50
+
+
+@pytest.mark.parametrize(
+    "chunks", [(12, 180, 360), (1, 180, 360), None], ids=["maps", "map", "runs"]
+)
+def test_random_samples_are_read_one_by_one(chunks: Any) -> None:
+    v = layout("time lat lon", (1460, 180, 360), chunks, codecs=("zstd",) if chunks else ())
+    shape = {"time": 24, "lat": 45, "lon": 45}
+    few, many = (
+        advise(v, {"samples": shape}, workers(1, 2, 1), passes=passes) for passes in (0.01, 50)
+    )
+    assert few.action == "chunk"
+    if chunks:
+        # larger blocks than the stored chunks would be read in vain
+        assert tuple(few.chunks.values()) == chunks
+        assert few.read_amplification > 20
+        assert many.action == "stage"
+        assert max(many.target_chunks) < 64
+        assert many.seconds_after < many.seconds_now / 1.5
+        assert "at a random place" in many.why
+    else:
+        assert many.action == "chunk"
+        assert tuple(many.chunks.values()) == tuple(shape.values())
+
+
+MAPS = layout("time lat lon", (1460, 121, 240), (1, 121, 240))
+
+
+def test_cores_are_not_left_idle_for_a_gain_that_is_not_sure() -> None:
+    advice = advise(MAPS, {"time": -1}, workers(2.1, 2, 1))
+    assert advice.action == "stage"
+    assert advice.tasks > 1
+    assert advice.close_call
+
+
+def test_threads_without_work_are_told() -> None:
+    series = layout("time lat lon", (1460, 121, 240), (1460, 121, 240))
+    advice = advise(series, {"time": -1}, workers(8, 4, 1))
+    assert (advice.action, advice.tasks) == ("chunk", 1)
+    assert "Only 1 task for 4 threads: the others are idle." in advice.why
+
+
+@pytest.mark.parametrize(("window", "max_mem"), [(30, 30e6), (30, 80e6), (120, 80e6)])
+def test_windows_that_read_much_again_have_a_rechunk_proposed(window: int, max_mem: float) -> None:
+    budget = MemoryBudget.of_growth(int(max_mem), threads=2)
+    advice = advise(MAPS, None, budget, rolling={"time": window})
+    assert advice.target_chunks[0] == 1460
+    assert advice.action == "stage" or "a rechunk to (1460" in advice.runner_up
+
+
+@pytest.mark.parametrize(
+    ("growing", "files", "most"),
+    [({"time": 24}, 1, 96), ("time", 1, 584), ("time", 12, 484), ({"time": 5000}, 1, 1460)],
+    ids=["said", "unknown", "by files", "more than there is"],
+)
+def test_chunks_of_a_growing_dim_hold_a_few_appends(growing: Any, files: int, most: int) -> None:
+    s = suggest_dataset([replace(MAPS, files=files)], "scan", workers(2.1, 2, 1), growing=growing)
+    one = suggest_dataset([replace(MAPS, files=files)], {"time": -1}, workers(2.1, 2, 1),
+                          growing=growing).variables["v"]  # fmt: skip
+    assert one.target_chunks[0] == most
+    assert s.variables["v"].target_chunks[0] <= most
+    assert "time grows by" in s.notes[0]
+
+
+@pytest.mark.parametrize("growing", ["tme", {"time": 0}, {"time": True}, 7])
+def test_what_cannot_grow_is_refused(growing: Any) -> None:
+    with pytest.raises(InvalidChunksError, match="growing"):
+        suggest_dataset([MAPS], "scan", workers(2.1, 2, 1), growing=growing)
 
 
 def test_very_many_chunks_are_sharded() -> None:
@@ -465,13 +538,13 @@ def test_no_advice_is_above_the_budget(
 
 def test_what_is_stored_alike_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[str] = []
-    one = suggest.suggest_array
+    one = suggestion.suggest_array
 
     def counted(v: ArrayLayout, *args: Any, **more: Any) -> VariableSuggestion:
         looked.append(v.name)
         return one(v, *args, **more)
 
-    monkeypatch.setattr(suggest, "suggest_array", counted)
+    monkeypatch.setattr(suggestion, "suggest_array", counted)
     alike = [replace(DAILY, name=f"v{i}", fill_value=math.nan) for i in range(30)]
     other = replace(DAILY, name="other", shape=(100, 180, 360))
     found = suggest_dataset([*alike, other], "timeseries", workers(4, 2))

@@ -10,13 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xchunk.core.access import AccessPattern
-from xchunk.core.candidates import dim_candidates, near_equal
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.passes import LazyPass, PassModel, best_pass, item_nbytes
+from xchunk.core.suggest.access import AccessPattern
+from xchunk.core.suggest.lazy_pass import (
+    LazyPass,
+    PassModel,
+    best_pass,
+    dim_candidates,
+    item_nbytes,
+    near_equal,
+)
 
 SCAN = AccessPattern("scan")
 

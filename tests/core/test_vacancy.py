@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xchunk.core.grid import Axis, Grid
-from xchunk.core.vacancy import Vacant, vacant_boxes
-
-
-@st.composite
-def axes(draw: st.DrawFn, size: int) -> Axis:
-    if draw(st.booleans()):
-        return Axis.regular(size, draw(st.integers(1, size + 2)))
-    cuts = sorted(draw(st.sets(st.integers(1, size - 1), max_size=4))) if size > 1 else []
-    edges = [0, *cuts, size]
-    return Axis.of(size, [b - a for a, b in itertools.pairwise(edges)])
+from xchunk.core.grid import Grid, Vacant, vacant_boxes
+from xchunk.testing.strategies import grids
 
 
 @st.composite
 def copies(draw: st.DrawFn) -> tuple[Grid, np.ndarray, tuple[int, ...], list[Grid]]:
     dims = draw(st.integers(1, 3))
     shape = [draw(st.integers(1, 9)) for _ in range(dims)]
-    chunks = Grid(tuple(draw(axes(n)) for n in shape))
+    chunks = draw(grids(shape))
     origin = tuple(draw(st.integers(0, n - 1)) for n in shape)
     part = [draw(st.integers(1, n - o)) for n, o in zip(shape, origin, strict=True)]
-    stages = [Grid(tuple(draw(axes(n)) for n in part)) for _ in range(draw(st.integers(1, 3)))]
+    stages = [draw(grids(part)) for _ in range(draw(st.integers(1, 3)))]
     every = list(np.ndindex(*chunks.counts))
     some = draw(st.lists(st.sampled_from(every), unique=True))
     return chunks, np.array(some, dtype=np.int64).reshape(len(some), dims), origin, stages

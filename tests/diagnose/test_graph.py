@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import xchunk
-from xchunk.core.graphs import layer_of, role_of, scaled_tasks
+from xchunk.core.reports.graph import layer_of, role_of, scaled_tasks
 from xchunk.errors import InvalidChunksError
 from xchunk.simulate.lazy import lazy_graph
 
@@ -120,7 +120,7 @@ def test_a_large_graph_is_looked_at_in_part() -> None:
 
 @pytest.mark.parametrize("n", [12, 40])
 def test_a_part_predicts_what_the_whole_does(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
-    from xchunk.diagnose import layers
+    from xchunk.diagnose import graph as layers
 
     ds = xr.Dataset({"a": (("t", "y"), da.ones((n * 100, 1000), chunks=100))})
     result = (ds.a + 1).mean("y")
@@ -133,6 +133,28 @@ def test_a_part_predicts_what_the_whole_does(monkeypatch: pytest.MonkeyPatch, n:
     assert part.critical == whole.critical
     tasks = (whole.run_tasks + 1) * 2_300
     assert part.peak - tasks == pytest.approx(whole.peak - tasks, rel=0.4)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.05])
+def test_tasks_without_time_are_like_others_of_their_layer(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tasks of a groupby each are of a kind of their own, and cut up what they take."""
+    made = da.zeros((365, 90, 180), dtype="f4", chunks=(30, 90, 180))
+    time = np.arange("2001-01", "2002-01", dtype="M8[D]").astype("M8[ns]")
+    groups = xr.DataArray(made, {"time": time}, ("time", "y", "x")).groupby("time.month")
+    monkeypatch.setattr("xchunk.diagnose.graph._SECONDS", 60.0)
+    tried = (groups - groups.mean()).chunking.graph(memory="4GiB")
+    monkeypatch.setattr("xchunk.diagnose.graph._SECONDS", seconds)
+    found = (groups - groups.mean()).chunking.graph(memory="4GiB")
+    assert found.peak is not None
+    assert tried.peak is not None
+    # a guess; as large as the largest input, each would make it 19 times as much
+    assert 0.25 < found.peak / tried.peak < 4
+    assert found.prediction is not None
+    assert found.prediction.assumed
+    assert any("were not tried: it is a guess" in text for text in found.says)
+    assert not any("were not tried" in text for text in tried.says)
 
 
 def test_it_never_computes() -> None:

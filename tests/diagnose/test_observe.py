@@ -11,6 +11,7 @@ import dask
 import dask.array as da
 import pytest
 import xarray as xr
+from distributed import Client
 
 import xchunk
 from diagnose.staged import CLUSTER, LOCAL
@@ -148,6 +149,8 @@ def test_staged_on_threads(name: str) -> None:
         assert seen.record.own < 0.03 * seen.record.cpu
 
 
+@pytest.mark.cluster
+@pytest.mark.subprocess
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLUSTER)
 def test_staged_on_a_cluster(name: str) -> None:
@@ -168,16 +171,8 @@ def test_staged_on_a_cluster(name: str) -> None:
         assert told["own"] < 0.03
 
 
-def test_the_dashboards_things_are_seen_on_a_cluster() -> None:
-    from distributed import Client, LocalCluster
-
-    with (
-        dask.config.set({"distributed.admin.log-format": "%(message)s"}),
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
-        ) as cluster,
-        Client(cluster),
-    ):
+def test_the_dashboards_things_are_seen_on_a_cluster(client_in_threads: Client) -> None:
+    with dask.config.set({"distributed.admin.log-format": "%(message)s"}):
         x = da.random.random((400, 400), chunks=(100, 400)).rechunk((400, 100), method="tasks")
         with xchunk.observe() as seen:
             x.sum().compute()

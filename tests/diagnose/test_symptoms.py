@@ -7,10 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from xchunk.core.measured import MeasuredRates
-from xchunk.core.observed import Facts, MemorySample, Record, Span, WorkerSeen, facts_of
-from xchunk.core.stacks import resolved, state_of, task_part
-from xchunk.core.symptoms import diagnose
+from xchunk.core.cost import MeasuredRates
+from xchunk.core.reports.verdicts import (
+    Facts,
+    MemorySample,
+    Record,
+    Span,
+    WorkerSeen,
+    diagnose,
+    facts_of,
+    resolved,
+    state_of,
+    task_part,
+)
 
 #: A computation in which nothing is wrong; seconds of threads are those of two for 10 s.
 HEALTHY = Facts(
@@ -156,6 +165,16 @@ def test_a_probe_tells_what_a_file_hides() -> None:
     assert found.verdict == "io-bound"
     assert "A probe says that it is the store." in found.symptoms[0].what
     assert found.notes == (slow.why,)
+
+
+@pytest.mark.parametrize(
+    ("least", "said"),
+    [(0, 'suggest(max_mem="300MB")'), (400_000_000, 'suggest(max_mem="100MB")'),
+     (590_000_000, "holds 590 MB before any data:\n# give it more memory")],
+)  # fmt: skip
+def test_advice_leaves_room_for_the_process(least: int, said: str) -> None:
+    spilling = {"compute": 12.0, "spill": 5.0, "spilled": 10**9, "least": least}
+    assert said in diagnose(replace(CLUSTER, **spilling)).symptoms[0].code  # type: ignore[arg-type]
 
 
 def test_what_takes_little_is_not_told_beside_what_takes_much() -> None:

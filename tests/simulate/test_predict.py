@@ -15,11 +15,10 @@ import xarray as xr
 from dask.callbacks import Callback
 
 from xchunk.core.cost import Rates
-from xchunk.simulate import predict
-from xchunk.simulate._dask import SimulationError, capture
+from xchunk.simulate.dask_adapter import SimulationError, capture
 from xchunk.simulate.lazy import dask_arrays
+from xchunk.simulate.predict import predict, walk
 from xchunk.simulate.standin import Discard
-from xchunk.simulate.walk import walk
 
 
 def _detrend(block: xr.DataArray) -> xr.DataArray:

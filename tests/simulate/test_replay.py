@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xchunk.core.cost import Rates
-from xchunk.simulate._dask import Graph
-from xchunk.simulate.cluster import on_workers
-from xchunk.simulate.replay import Step, on_racing_threads, on_threads
-from xchunk.simulate.values import arrays_in, root_of
-from xchunk.simulate.walk import walk
+from xchunk.simulate.dask_adapter import Graph
+from xchunk.simulate.predict import walk
+from xchunk.simulate.replay import Step, on_racing_threads, on_threads, on_workers
+from xchunk.simulate.signature import arrays_in, root_of
 
 
 def chain(n: int) -> list[Step]:

@@ -10,13 +10,10 @@ import pytest
 
 from xchunk.core.cost import Rates
 from xchunk.core.layout import ArrayLayout
-from xchunk.simulate.lazy import lazy_graph
-from xchunk.simulate.predict import predict
+from xchunk.simulate.lazy import Shape, Source, blocks_of, lazy_graph
+from xchunk.simulate.predict import Twin, Walked, grown, predict, predict_twins, twin_shapes, walk
 from xchunk.simulate.replay import Step
-from xchunk.simulate.scale import Twin, predict_twins, twin_shapes
-from xchunk.simulate.twins import Shape, Source, blocks_of
-from xchunk.simulate.walk import Walked, walk
-from xchunk.storage.layouts import read_layouts
+from xchunk.sources.layouts import read_layouts
 
 MB = 1_000_000
 
@@ -55,6 +52,28 @@ SMALL, TWICE = Twin(Shape()), Twin(Shape(), 2.0, 10.0)
 )
 def test_each_task_grows_by_itself(small: list[int], twice: list[int], whole: int) -> None:
     assert heap([(SMALL, walked(small)), (TWICE, walked(twice))]) == whole
+
+
+@pytest.mark.parametrize(
+    ("small", "twice", "whole"),
+    [(100, 100, 100), (100, 150, 550), (100, 200, 1000), (100, 205, 1000), (100, 400, 10_000)],
+    ids=["not", "in part", "in proportion", "by accident", "with the square"],
+)
+def test_growth_is_fitted(small: float, twice: float, whole: float) -> None:
+    assert grown([SMALL, TWICE], [small, twice]) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("lon", [14, 3, 5, 180])
+def test_windows_that_divide_the_data_divide_twins(lon: int) -> None:
+    dtype = np.dtype("f4")
+    main = ArrayLayout(
+        "v", ("time", "lat", "lon"), (1460, 96, 180), chunks=(12, 96, 180), dtype=dtype,
+        stored_dtype=dtype, format="zarr3",
+    )  # fmt: skip
+    own = {"time": 1460, "lat": 8, "lon": lon}
+    for twin in twin_shapes(main, own, blocks_of(main, own), {}, 12):
+        for d in ("lat", "lon"):
+            assert twin.shape.keep.get(d, main.sizes[d]) % 12 == 0
 
 
 def test_inputs_have_no_order() -> None:

@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 import xarray as xr
 
+import xchunk.simulate.predict
 from xchunk.core.cost import Rates
-from xchunk.core.decide import Rewritten
 from xchunk.core.grid import Axis
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.target import Target
-from xchunk.core.workload import Outcome, Prediction, Reads, best_outcomes
+from xchunk.core.reports.workload import Outcome, Prediction, Reads, best_outcomes
+from xchunk.core.suggest.decision import Rewritten, Target
 from xchunk.errors import InvalidChunksError, MemoryBudgetError
-from xchunk.simulate.lazy import lazy_graph
+from xchunk.simulate.lazy import Shape, Source, lazy_graph
 from xchunk.simulate.predict import predict
-from xchunk.simulate.staging import Staging, weigh
-from xchunk.simulate.twins import Shape, Source
-from xchunk.storage.layouts import read_layouts
+from xchunk.simulate.workload import Staging, weigh
+from xchunk.sources.layouts import read_layouts
 
 
 def test_picks_chunks_and_tells_what_they_take(opened: Any, reads: dict[str, int]) -> None:
@@ -302,6 +301,41 @@ def test_large_graphs_are_predicted_from_small_ones(tmp_path: Any) -> None:
     assert found.prediction.scaled > 1.5
     assert found.prediction.reads["v"].decodes == pytest.approx(50 * 20 * 20, rel=0.02)
     assert found.prediction.nbytes_read == pytest.approx(20e9, rel=0.02)
+
+
+@pytest.fixture
+def thin_twins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates are looked at by twins, as those of large blocks are."""
+    monkeypatch.setattr(xchunk.simulate.predict, "_BLOCK", 50_000)
+
+
+@pytest.mark.usefixtures("thin_twins")
+def test_the_winner_is_looked_at_as_it_is(opened: Any) -> None:
+    found = opened().chunking.suggest(workload=lambda ds: ds.a.std("time"), max_mem="100MB")
+    assert any(o.prediction and o.prediction.scaled > 1.5 for o in found.outcomes)
+    assert found.prediction.scaled == 1
+    again = predict(opened(dict(found.variables["a"].chunks)).a.std("time"), threads=2)
+    assert found.prediction.tasks == again.tasks
+    assert found.prediction.decodes == again.decodes
+
+
+def test_advice_does_not_depend_on_how_fast_tasks_run(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> Any:
+        found = opened().chunking.suggest(workload=lambda ds: ds.a.std("time"), max_mem="20MB")
+        ways = [(o.label, o.prediction and o.prediction.tasks) for o in found.outcomes]
+        return found.variables["a"].chunks, found.action, ways
+
+    quiet, watched = told(), xchunk.simulate.predict._watched
+    rng = np.random.default_rng(1)
+
+    def busy(*task: Any) -> Any:
+        *found, seconds = watched(*task)
+        return (*found, seconds * rng.uniform(1, 20))
+
+    monkeypatch.setattr(xchunk.simulate.predict, "_watched", busy)
+    assert told() == quiet
 
 
 def test_values_that_are_strings_are_carried(tmp_path: Any) -> None:

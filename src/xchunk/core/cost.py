@@ -1,18 +1,29 @@
-"""What work costs: rates, and the time that counted work takes with them."""
+"""What work costs: rates, measured or assumed, and the time that counted work takes with them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from xchunk.core.grid import ceildiv
-
-__all__ = ["MAKE", "OPEN", "Rates", "Work", "waves"]
+from xchunk.core.shown import Shown
+from xchunk.core.units import format_bytes, format_seconds
 
 #: What it takes to open a file that is there, and to make one, as parts of a request's latency,
 #: where that is done without zarr. Measured on a local disk, with 20 to 550 kB in each: 15 to 30
 #: and 30 to 480 microseconds, where a request through zarr takes 400.
 OPEN, MAKE = 0.1, 0.5
+
+#: Seconds of a request from which a store is far: tasks wait for it beside each other.
+FAR = 0.005
+
+#: Seconds of a processor for each request to a far store, which one event loop makes for all tasks
+#: of a process. Measured with zarr 3.4: 0.25 to 0.4 milliseconds.
+REQUEST = 0.0004
+
+#: Seconds of a request that are told apart.
+_STEPS = (FAR, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 #: How often more the stored bytes of a shard are moved in memory, each way, than plain pieces.
 SHARD_MOVES = 4
@@ -57,10 +68,28 @@ class Rates:
     scratch_ratio: float = 1.0
     """Bytes in the scratch store for each byte of a piece; below 1 where it is compressed."""
 
+    @property
+    def near_latency(self) -> float:
+        """Seconds that a request takes at most where files of this machine are read and written."""
+        return min(self.latency, Rates.latency)
+
     @classmethod
-    def usual(cls, *, near: bool = True) -> Rates:
-        """The defaults, or for a store that is far those of an object store in the same region."""
-        return cls() if near else cls(latency=0.02, bandwidth=0.25e9)
+    def usual(cls, *, near: bool = True, latency: float | None = None) -> Rates:
+        """The defaults, or for a store that is far those of an object store in the same region.
+
+        Parameters
+        ----------
+        near : bool
+            Whether the stores are on this machine, by what they are.
+        latency : float, optional
+            Seconds that a request was measured to take. They are taken in steps, so that the
+            same plan is made when they are measured again.
+        """
+        rates = cls() if near else cls(latency=0.02, bandwidth=0.25e9)
+        if latency is None or (near and latency < FAR):
+            return rates
+        steps = (abs(math.log(step / max(latency, FAR))) for step in _STEPS)
+        return replace(rates, latency=_STEPS[min(enumerate(steps), key=lambda s: s[1])[0]])
 
     def with_packed_scratch(self) -> Rates:
         """Return the rates of a scratch array in lz4, which packs about as well as the store."""
@@ -76,7 +105,7 @@ class Rates:
         """Return the rates of a scratch array in shards, whose stored bytes are copied more often.
 
         Measured on a local disk: 1.8 against 1.45 times the codec's own time without a
-        codec, and hardly anything with lz4, since only stored bytes are copied.
+        codec, and almost nothing with lz4, since only stored bytes are copied.
         """
         extra = SHARD_MOVES * self.scratch_ratio / self.copy
         return replace(
@@ -144,7 +173,7 @@ class Work:
         values = self.decoded_bytes + self.encoded_bytes
         return values * rates.compression + moved * rates.scratch_ratio
 
-    def busy_seconds(self, rates: Rates, concurrency: int = 1) -> float:
+    def busy_seconds(self, rates: Rates, concurrency: float = 1) -> float:
         """Seconds of one thread that the work takes, waiting for requests included.
 
         With ``concurrency`` requests in flight at once a thread waits for all of them together.
@@ -155,7 +184,7 @@ class Work:
             + self.scratch_read_bytes / rates.scratch_read
             + self.scratch_write_bytes / rates.scratch_write
             + (self.requests - self.opened - self.made) * rates.latency / concurrency
-            + (self.opened * OPEN + self.made * MAKE) * rates.latency
+            + (self.opened * OPEN + self.made * MAKE) * rates.near_latency
             + self.runs * rates.run
             + self.stored_bytes(rates) / rates.bandwidth
         )
@@ -167,16 +196,27 @@ class Work:
             shared = max(shared, self.decoded_bytes / rates.decode)
         return shared / max(1, workers)
 
-    def seconds(self, rates: Rates, slots: int, *, workers: int = 1, concurrency: int = 1) -> float:
+    def seconds(
+        self,
+        rates: Rates,
+        slots: int,
+        *,
+        workers: int = 1,
+        concurrency: float = 1,
+        cores: int | None = None,
+    ) -> float:
         """Seconds on the clock with ``slots`` tasks at once, the idle last wave counted.
 
         Threads share what a worker has once only: its bandwidth, and the lock under which
-        some libraries read. More of them do not make these faster.
+        some libraries read. More of them do not make these faster. Nor do more tasks than
+        ``cores`` compute faster: they wait for stores beside each other.
         """
         if self.tasks == 0:
             return 0.0
         each = self.busy_seconds(rates, concurrency) / self.tasks
         clock = max(waves(self.tasks, slots) * each, self.shared_seconds(rates, workers))
+        if cores is not None:
+            clock = max(clock, self.busy_seconds(replace(rates, latency=0)) / cores)
         return clock + self.tasks * rates.task
 
     def to_dict(self) -> dict[str, int]:
@@ -187,3 +227,100 @@ class Work:
 def waves(tasks: int, slots: int) -> int:
     """How many rounds of ``slots`` tasks at once it takes to run ``tasks`` of them."""
     return ceildiv(tasks, max(1, slots))
+
+
+#: What one waits for: the store, the codec, a lock that lets one thread read at a time, or
+#: what libraries do for each chunk however small it is.
+Bottleneck: TypeAlias = Literal["store", "codec", "lock", "overhead"]
+
+#: A second thread that is less help than this is no help.
+HELPS = 1.4
+
+_ADVICE = {
+    "store": "Fewer and larger requests would help{threads}; a faster codec would not.",
+    "codec": "A faster codec would help{threads}; a faster store would not.",
+    "lock": "More processes of one thread each would help (threads_per_worker=1), or a copy in "
+    "zarr, which has no such lock; more threads would not.",
+    "overhead": "Larger chunks would help; a faster store or codec would not.",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class MeasuredRates(Shown, Rates, view="rates"):
+    """Rates measured on a store; to be given as ``rates=`` wherever rates are taken."""
+
+    variable: str = ""
+    """Name of the variable that was read."""
+    chunk: tuple[int, ...] = ()
+    """Elements of what was read at once along each dim: a stored chunk where there are chunks."""
+    chunk_nbytes: int = 0
+    """Bytes of it after decoding, as stored."""
+    codecs: tuple[str, ...] = ()
+    """Names of the codecs."""
+    format: str = ""
+    """Format of the store."""
+    samples: int = 0
+    """How many of them were read."""
+    nbytes: int = 0
+    """Bytes that were read and written in all, decoded."""
+    store_seconds: float = 0.0
+    """Median time of one chunk that was spent on the store."""
+    codec_seconds: float = 0.0
+    """Median time of one chunk that was spent on decoding."""
+    overhead_seconds: float = 0.0
+    """Median time of one chunk that libraries take whatever its size."""
+    speedup: float | None = None
+    """How much faster two threads read than one; None: not measured."""
+
+    @property
+    def read_seconds(self) -> float:
+        """Seconds that one thread takes for one chunk."""
+        return self.store_seconds + self.codec_seconds + self.overhead_seconds
+
+    @property
+    def bottleneck(self) -> Bottleneck:
+        """What one waits for."""
+        if self.serial_read and self.overhead_seconds < self.read_seconds / 2:
+            return "lock"
+        spans: dict[Bottleneck, float] = {
+            "store": self.store_seconds,
+            "codec": self.codec_seconds,
+            "overhead": self.overhead_seconds,
+        }
+        return max(spans, key=lambda name: spans[name])
+
+    @property
+    def why(self) -> str:
+        """Say in words what one waits for, and what would help."""
+        what = f"a chunk of {self.variable}" if self.codecs or self.format else "a chunk"
+        spans = [
+            ("the store", self.store_seconds),
+            ("the codec" + (f" ({' + '.join(self.codecs)})" if self.codecs else ""), None),
+            ("libraries", self.overhead_seconds),
+        ]
+        total = max(self.read_seconds, 1e-12)
+        said = []
+        for name, seconds in spans:
+            took = self.codec_seconds if seconds is None else seconds
+            if took >= 0.005 * total:
+                said.append(f"{format_seconds(took)} on {name} ({took / total:.0%})")
+        text = (
+            f"Reading {what}, {format_bytes(self.chunk_nbytes)} decoded, takes one thread "
+            f"{format_seconds(self.read_seconds)}: {', '.join(said)}. "
+        )
+        if self.speedup is not None:
+            helps = "helps" if self.speedup >= HELPS else "helps little"
+            helps = helps if self.speedup > 1 else "does not help"
+            text += f"A second thread {helps}: two read {self.speedup:.1f} times as fast as one. "
+        name = {"overhead": "what libraries do for each chunk"}.get(
+            self.bottleneck, f"the {self.bottleneck}"
+        )
+        more = "" if self.speedup is not None and self.speedup < HELPS else ", and more threads"
+        advice = _ADVICE[self.bottleneck].format(threads=more)
+        return f"{text}It is {name} that one waits for. {advice}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the rates, how they were measured and what they say, as JSON types."""
+        out = asdict(self)
+        out["chunk"], out["codecs"] = list(self.chunk), list(self.codecs)
+        return {**out, "bottleneck": self.bottleneck, "why": self.why}

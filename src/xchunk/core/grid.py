@@ -1,4 +1,4 @@
-"""Partitions of one dim into chunks, and of an array into boxes.
+"""Partitions of one dim into chunks, and of an array into boxes, also those that hold nothing.
 
 Everything is a closed form of sizes and chunk lengths: a dim of a million chunks costs
 as much as a dim of three. Only an irregular partition, which is given by its parts, costs
@@ -16,10 +16,13 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from xchunk.errors import InvalidChunksError
 
-__all__ = ["Axis", "Grid", "ceildiv", "lcm_within", "slabs"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def ceildiv(a: int, b: int) -> int:
@@ -125,6 +128,13 @@ class Axis:
             return range(start // self.chunk, ceildiv(stop, self.chunk))
         first = bisect.bisect_right(self.edges, start) - 1
         return range(first, bisect.bisect_left(self.edges, stop))
+
+    def within(self, start: int, count: int) -> Axis:
+        """The chunks as a box sees them, which may cut the first and the last."""
+        if self.is_regular and start % self.chunk == 0:
+            return Axis.regular(count, self.chunk)
+        edges = [self.bounds(i) for i in self.touched(start, start + count)]
+        return Axis.of(count, [min(b, start + count) - max(a, start) for a, b in edges])
 
     def has_edge(self, position: int) -> bool:
         """Whether a part starts or ends at this element."""
@@ -252,3 +262,90 @@ class Grid:
 def _shorten(values: Sequence[int]) -> str:
     items = [str(v) for v in values]
     return "(" + ", ".join(items if len(items) < 7 else [*items[:3], "…", *items[-2:]]) + ")"
+
+
+@dataclass(frozen=True)
+class Vacant:
+    """The boxes of the stage before that were left out, since nothing is stored in them."""
+
+    boxes: Grid
+    """All boxes of that stage."""
+    numbers: frozenset[int]
+    """Which of them were left out."""
+    fill: bytes
+    """The bits that their values have, each."""
+
+    def within(self, region: Sequence[slice]) -> Iterator[tuple[slice, ...]]:
+        """The parts of a region that lie in vacant boxes, counted from where it starts."""
+        axes = self.boxes.axes
+        touched = [a.touched(r.start, r.stop) for a, r in zip(axes, region, strict=True)]
+        for index in itertools.product(*touched):
+            number = 0
+            for i, n in zip(index, self.boxes.counts, strict=True):
+                number = number * n + i
+            if number in self.numbers:
+                bounds = (a.bounds(i) for a, i in zip(axes, index, strict=True))
+                yield tuple(
+                    slice(max(start, r.start) - r.start, min(stop, r.stop) - r.start)
+                    for (start, stop), r in zip(bounds, region, strict=True)
+                )
+
+
+def vacant_boxes(
+    chunks: Grid,
+    present: NDArray[np.int64],
+    origin: Sequence[int],
+    stages: Sequence[Grid],
+) -> tuple[frozenset[int], ...]:
+    """Tell, for each stage of a copy, which boxes nothing comes into.
+
+    - ``chunks``: the stored chunks of the source.
+    - ``present``: the indices of those that are there.
+    - ``origin``: first element of what is copied, along each dim of the source.
+    - ``stages``: the boxes of each stage; the values of one stage come from the boxes before.
+    - returns: the numbers of the vacant boxes, one set for each stage.
+    """
+    # what is spared to the command line's help, which knows grids
+    import numpy as np
+
+    out = []
+    for boxes in stages:
+        filled = _filled(chunks.axes, present, origin, boxes)
+        out.append(frozenset(np.flatnonzero(~filled).tolist()))
+        chunks, present, origin = boxes, np.argwhere(filled), (0,) * len(boxes.axes)
+    return tuple(out)
+
+
+def _filled(
+    axes: Sequence[Axis], present: NDArray[np.int64], origin: Sequence[int], boxes: Grid
+) -> NDArray[np.bool_]:
+    """Mark the boxes that one of the given chunks overlaps.
+
+    Each chunk overlaps a block of boxes, from the first to the last along each dim. Counting
+    it up where the block begins and down where it ends, the running sums are how often each
+    box is overlapped: no loop over chunks or boxes.
+    """
+    import numpy as np
+
+    first, last = [], []
+    inside = np.ones(len(present), dtype=bool)
+    for d, (axis, target) in enumerate(zip(axes, boxes.axes, strict=True)):
+        indices, back = np.unique(present[:, d], return_inverse=True)
+        ranges = [_touched(axis, int(i), origin[d], target) for i in indices]
+        starts = np.array([r.start for r in ranges], dtype=np.int64)[back]
+        stops = np.array([r.stop for r in ranges], dtype=np.int64)[back]
+        inside &= stops > starts
+        first.append(starts)
+        last.append(stops)
+    marks = np.zeros([n + 1 for n in boxes.counts], dtype=np.int64)
+    for ends in itertools.product((0, 1), repeat=len(boxes.axes)):
+        corner = tuple((last[d] if end else first[d])[inside] for d, end in enumerate(ends))
+        np.add.at(marks, corner, (-1) ** sum(ends))
+    for d in range(marks.ndim):
+        marks = np.cumsum(marks, axis=d)
+    return np.asarray(marks[tuple(slice(0, n) for n in boxes.counts)] > 0)
+
+
+def _touched(axis: Axis, i: int, origin: int, boxes: Axis) -> range:
+    start, stop = axis.bounds(i)
+    return boxes.touched(max(0, start - origin), min(boxes.size, stop - origin))

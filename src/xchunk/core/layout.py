@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from xchunk._typing import Chunks
 from xchunk.core.grid import Axis, Grid
-
-__all__ = ["ArrayLayout", "Packing"]
+from xchunk.core.shown import Shown
+from xchunk.core.types import Access, Chunks
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,29 @@ class Packing:
 
 
 @dataclass(frozen=True)
-class ArrayLayout:
+class StoredPart:
+    """What one file, or store, holds of a variable."""
+
+    place: str
+    """The file, or the store."""
+    shape: tuple[int, ...] = ()
+    """Elements along each dim."""
+    dtype: str = ""
+    """The dtype of the stored bytes."""
+    chunks: tuple[int | tuple[int, ...], ...] | None = None
+    """Elements of a chunk along each dim; None: not chunked."""
+    codecs: tuple[str, ...] = ()
+    """Names of the codecs, in the order of encoding."""
+    packing: tuple[tuple[str, str], ...] = ()
+    """What decides how its numbers are decoded: attributes with their values."""
+    nbytes: int | None = None
+    """Bytes on disk, codecs applied; None: not counted."""
+    n_chunks: int | None = None
+    """Chunks that are there (shards, where it has them); None: not counted."""
+
+
+@dataclass(frozen=True, repr=False)
+class ArrayLayout(Shown, view="layout"):
     """The layout of one variable, on disk and in dask."""
 
     name: str
@@ -48,7 +69,8 @@ class ArrayLayout:
     codecs: tuple[str, ...] = ()
     """Names of the codecs and filters, in the order of encoding; none: uncompressed."""
     format: str = "memory"
-    """``zarr2``, ``zarr3``, ``netcdf4``, ``netcdf3``, ``grib``, ``memory`` or ``dask``."""
+    """``zarr2``, ``zarr3``, ``netcdf4``, ``netcdf3``, ``grib``, ``raster``, ``memory`` or
+    ``dask``."""
     packing: Packing | None = None
     """How stored integers become numbers; None: not packed."""
     fill_value: Any = None
@@ -59,8 +81,20 @@ class ArrayLayout:
     """Bytes on disk, codecs applied; None: not known without counting."""
     is_coord: bool = False
     """Whether the variable is a coordinate."""
+    files: int = 1
+    """Files, or stores, whose arrays are joined to it."""
+    alike: bool = True
+    """Whether values are decoded alike in all of them: stored values can then be copied raw."""
+    by_chunk: bool = False
+    """Whether a rechunk reads it chunk by chunk, without a library and its lock."""
+    reader: str = ""
+    """The package that reads it, where only that can tell how it is stored; empty: none."""
+    unlocked: bool = False
+    """Whether its lazy blocks are read so too, since xchunk has opened the file."""
     attrs: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The CF attributes by which axes are recognised (standard_name, axis, units, …)."""
+    parts: tuple[StoredPart, ...] = field(default=(), compare=False, repr=False)
+    """What each file holds of it, where that was counted."""
 
     @property
     def ndim(self) -> int:
@@ -116,9 +150,37 @@ class ArrayLayout:
         return elements * self.dtype.itemsize
 
     @property
+    def present_chunks(self) -> int | None:
+        """Chunks (shards, where there are any) that are stored; None: not counted."""
+        return _sum(part.n_chunks for part in self.parts)
+
+    @property
     def n_chunks(self) -> int:
         """Number of stored chunks; 1 where the array is not chunked."""
         return self.read_grid.count if self.chunks is not None else min(1, self.size)
+
+    def plot(self, *, request: Access | Mapping[str, Any] | None = None, ax: Any = None) -> Any:
+        """Draw the stored chunks, shards and dask blocks on the array's true proportions.
+
+        Parameters
+        ----------
+        request : str or mapping, optional
+            One request, whose chunks are lit up: a preset such as ``"timeseries"``, or its dims,
+            whole (-1) or so many elements of them: ``{"time": -1, "lat": 1}``. It is placed in
+            the middle of the array.
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Raises
+        ------
+        InvalidChunksError
+            If the request cannot be understood, or there is nothing to draw.
+        """
+        return self._plot(request=request, ax=ax)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the layout as JSON types."""
@@ -147,8 +209,17 @@ class ArrayLayout:
             "stored_nbytes": self.stored_nbytes,
             "chunk_nbytes": self.chunk_nbytes,
             "n_chunks": self.n_chunks,
+            "present_chunks": self.present_chunks,
             "is_coord": self.is_coord,
+            "files": self.files,
+            "reader": self.reader,
         }
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Sum what was counted; None where anything was not."""
+    known = [*counts]
+    return None if not known or None in known else sum(n for n in known if n is not None)
 
 
 def _plain(chunk: int | tuple[int, ...]) -> int | list[int]:

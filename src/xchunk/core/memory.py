@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from xchunk.core.shown import Shown
 from xchunk.core.units import format_bytes
 from xchunk.errors import MemoryBudgetError
-
-__all__ = [
-    "DECODE_COPIES",
-    "ENCODE_COPIES",
-    "FILE_COPIES",
-    "GZIP_READ_COPIES",
-    "GZIP_WRITE_COPIES",
-    "PAUSE",
-    "PLAIN_READ_COPIES",
-    "PLAIN_WRITE_COPIES",
-    "PROCESS_OVERHEAD",
-    "QUEUED",
-    "RAW_TASK_OVERHEAD",
-    "SHARD_COPIES",
-    "SPILL",
-    "TARGET",
-    "TASK_OVERHEAD",
-    "TERMINATE",
-    "CopyBuffers",
-    "MemoryBudget",
-    "codec_copies",
-]
 
 #: dask's ``distributed.worker.memory`` defaults: fractions of a worker's limit.
 TARGET, SPILL, PAUSE, TERMINATE = 0.60, 0.70, 0.80, 0.95
 
 
-@dataclass(frozen=True)
-class MemoryBudget:
+@dataclass(frozen=True, repr=False)
+class MemoryBudget(
+    Shown,
+    view="budget",
+    keys="max_mem per_task threads workers memory fraction reserved origin",
+):
     """What the tasks of one worker may take together.
 
     Make one with `of_memory` or `of_growth`. ``max_mem`` is the number that everything
@@ -114,32 +97,23 @@ class MemoryBudget:
         return replace(self, threads=threads)
 
     def fraction_of_limit(self, growth: int) -> float | None:
-        """Tell which part of the worker's limit it would fill by growing so much."""
+        """Report which part of the worker's limit it would fill by growing so much."""
         return None if self.memory is None else (self.reserved + growth) / self.memory
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the budget as JSON types."""
-        return {
-            "max_mem": self.max_mem,
-            "per_task": self.per_task,
-            "threads": self.threads,
-            "workers": self.workers,
-            "memory": self.memory,
-            "fraction": self.fraction,
-            "reserved": self.reserved,
-            "origin": self.origin,
-        }
 
 
 # What a copy task holds for each byte of a unit in flight, its box not counted. Measured in
 # fresh processes: peak growth while a box of 2 and of 16 units of random float32, which
-# hardly compress, was read and written, with zarr-python 3.1 and 3.4; rounded up.
+# compress badly, was read and written, with zarr-python 3.1 and 3.4; rounded up.
 
 #: A chunk that is decoded: its encoded bytes, at worst as many, and its decoded bytes (1.9).
 DECODE_COPIES = 2.0
 
 #: A chunk or piece without a codec: the bytes as they were read are the values (1.0).
 PLAIN_READ_COPIES = 1.1
+
+#: The encoded bytes of a chunk that a far store sends: they wait until they are decoded into the
+#: box, one chunk after the other (1.0).
+FETCH_COPIES = 1.1
 
 #: A piece without a codec in a file that is read and written without zarr: the memory in which
 #: it is put together, where it does not lie in the box as it is stored (1.0).
@@ -176,10 +150,7 @@ PROCESS_OVERHEAD = 3_000_000
 def codec_copies(codecs: Sequence[str]) -> tuple[float, float]:
     """Return what zarr holds for each byte of a chunk in flight, reading and writing it.
 
-    Parameters
-    ----------
-    codecs : sequence of str
-        Names of the compressors and filters; none: uncompressed.
+    ``codecs`` are the names of compressors and filters; none: uncompressed.
     """
     names = [name.lower() for name in codecs]
     if any("gzip" in name or "zlib" in name for name in names):
@@ -187,14 +158,18 @@ def codec_copies(codecs: Sequence[str]) -> tuple[float, float]:
     return (DECODE_COPIES, ENCODE_COPIES) if names else (PLAIN_READ_COPIES, PLAIN_WRITE_COPIES)
 
 
+#: The most requests of a task that are on their way at once.
+IN_FLIGHT = 64
+
+
 @dataclass(frozen=True)
 class CopyBuffers:
     """The buffers of one copy task, and so its peak.
 
     A task holds its box, and besides it the chunks in flight: while reading, the encoded
-    and the decoded bytes of ``concurrency`` source chunks; while writing, a contiguous
-    copy and the encoded bytes of as many target units. Reading and writing do not overlap
-    within a task, so the larger of the two counts.
+    and the decoded bytes of source chunks; while writing, a contiguous copy and the encoded
+    bytes of target units. Reading and writing do not overlap within a task, so the larger of
+    the two counts.
     """
 
     box: int
@@ -203,8 +178,10 @@ class CopyBuffers:
     """Bytes of one source chunk, decoded; for an array without chunks, what is read at once."""
     write_unit: int
     """Bytes of one target unit (shard, or chunk where there is none)."""
-    concurrency: int = 1
-    """Chunks that are in memory at once within the task, being fetched, decoded or encoded."""
+    queued: tuple[int, int] = (0, 0)
+    """Chunks that are held besides those that are on their way, reading and writing."""
+    flight: int = 0
+    """Bytes that requests may hold that are on their way at once; 0: one after the other."""
     read_copies: float = DECODE_COPIES
     """Bytes held for each byte of a source chunk in flight: encoded and decoded."""
     write_copies: float = ENCODE_COPIES
@@ -213,11 +190,25 @@ class CopyBuffers:
     """Bytes that the task holds whatever the size of its box."""
 
     @property
+    def reads(self) -> int:
+        """Chunks that are read at once."""
+        return self._at_once(self.read_copies * self.read_unit, self.queued[0])
+
+    @property
+    def writes(self) -> int:
+        """Units that are written at once."""
+        return self._at_once(self.write_copies * self.write_unit, self.queued[1])
+
+    def _at_once(self, each: float, queued: int) -> int:
+        return min(IN_FLIGHT, max(1, math.floor(self.flight / max(1, each)) - queued))
+
+    @property
     def in_flight(self) -> float:
         """Bytes that are held at once for chunks that are read or written."""
         return max(
-            self.read_copies * self.read_unit * self.concurrency,
-            self.write_copies * self.write_unit * self.concurrency,
+            self.flight,
+            self.read_copies * self.read_unit * (1 + self.queued[0]),
+            self.write_copies * self.write_unit * (1 + self.queued[1]),
         )
 
     @property

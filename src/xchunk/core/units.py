@@ -7,8 +7,6 @@ import re
 
 from xchunk.errors import InvalidChunksError
 
-__all__ = ["format_bytes", "format_count", "format_seconds", "parse_bytes"]
-
 _UNITS = {
     "": 1,
     "b": 1,
@@ -24,23 +22,11 @@ _BYTES = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?|\.[0-9]+)\s*([a-z]*)\s
 def parse_bytes(value: int | float | str, what: str = "memory") -> int:
     """Turn a byte size into a number of bytes.
 
-    Parameters
-    ----------
-    value : int, float or str
-        A number of bytes, or a string such as ``"400MB"``, ``"2 GiB"`` or ``"1.5e9"``.
-        Decimal (kB, MB, …) and binary (KiB, MiB, …) units mean what they say.
-    what : str
-        What the value is for; named in the error.
-
-    Returns
-    -------
-    int
-        Bytes, at least 1.
-
-    Raises
-    ------
-    InvalidChunksError
-        If the value is not a byte size, or is not positive and finite.
+    - ``value``: a number of bytes, or a string such as ``"400MB"``, ``"2 GiB"`` or ``"1.5e9"``.
+      Decimal (kB, MB, …) and binary (KiB, MiB, …) units mean what they say.
+    - ``what``: what the value is for; named in the error.
+    - returns: bytes, at least 1.
+    - raises `InvalidChunksError` if the value is not a byte size, or is not positive and finite.
     """
     advice = "Give bytes as a number or as a string such as '400MB' or '2GiB'."
     if isinstance(value, bool) or not isinstance(value, int | float | str):

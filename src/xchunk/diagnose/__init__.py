@@ -1,1 +1,1 @@
-"""Looking at what is there: checks, probes and graphs."""
+"""Checks, probes, graphs and observations of data and computations."""

@@ -1,4 +1,4 @@
-"""Measuring a store in about a second: a few of its chunks are read, decoded and encoded.
+"""A probe of a store in about a second: a few chunks are read, decoded and encoded.
 
 Times are medians of several samples by a monotonic clock. What is read is bounded, in bytes
 and in time; nothing is written but to memory.
@@ -7,40 +7,164 @@ and in time; nothing is written but to memory.
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.storage import WrapperStore
 
-from xchunk._typing import ByteSize
-from xchunk.core.cost import Rates
+from xchunk.core.cost import HELPS, MeasuredRates, Rates
 from xchunk.core.grid import Grid
-from xchunk.core.measured import HELPS, MeasuredRates
+from xchunk.core.types import ByteSize
 from xchunk.core.units import format_bytes, parse_bytes
-from xchunk.diagnose.requests import FileRequests, TimedStore, ZarrRequests
 from xchunk.errors import InvalidChunksError, SourceError
-from xchunk.storage.codecs import target_codecs
-from xchunk.storage.refs import FileRef, StoredRef, Traced, ZarrRef
-from xchunk.storage.stored import StoredArray, close_files, open_stored
-from xchunk.storage.trace import trace
+from xchunk.sources.arrays import close_files, open_stored
+from xchunk.sources.layouts import parts_of
+from xchunk.sources.refs import FileRef, StoredArray, StoredRef, Traced, ZarrRef, ones_of
+from xchunk.sources.trace import trace
+from xchunk.stores import adapter
+from xchunk.targets.codecs import target_codecs
 
-__all__ = ["MAX_BYTES", "probe"]
+#: Bytes of a request that is as good as none.
+_SMALL = 4096
 
-#: Bytes that are read and written in a probe, decoded, at the most.
+Read = tuple[float, float, int, NDArray[Any]]
+
+
+class TimedStore(WrapperStore[Store]):
+    """A store that takes note of how long each of its reads takes, and of its bytes."""
+
+    def __init__(self, store: Store):
+        super().__init__(store)
+        self.seconds = 0.0
+        self.nbytes = 0
+
+    async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+        """Read an object or a part of it."""
+        start = time.perf_counter()
+        found = await self._store.get(key, prototype, byte_range)
+        self.seconds += time.perf_counter() - start
+        self.nbytes += 0 if found is None else len(found)
+        return found
+
+    async def get_partial_values(self, prototype: Any, key_ranges: Any) -> Any:
+        """Read several parts."""
+        start = time.perf_counter()
+        found = await self._store.get_partial_values(prototype, key_ranges)
+        self.seconds += time.perf_counter() - start
+        self.nbytes += sum(len(b) for b in found if b is not None)
+        return found
+
+    def _with_store(self, store: Store) -> TimedStore:
+        return TimedStore(store)
+
+
+class ZarrRequests:
+    """Reads of a zarr array, with the part of the store in them."""
+
+    def __init__(self, ref: ZarrRef, store: TimedStore, dtype: np.dtype[Any]):
+        self._ref = ref
+        self._store = store
+        self._dtype = dtype
+        name = "zarr.json" if ref.zarr_format == 3 else ".zarray"
+        self._small = f"{ref.path}/{name}".lstrip("/")
+        self._array = adapter.open_array(store, ref.path, ref.zarr_format, mode="r")
+        # opening for reading may wrap the store once more: this is the one that is read from
+        self._timed: Any = getattr(self._array, "store", store)
+
+    def small(self) -> None:
+        """Make a request for next to nothing."""
+        adapter.get_key(self._ref.store, self._small)
+
+    def read(self, region: tuple[slice, ...]) -> Read:
+        """Read a region: seconds, those of the store in them, bytes of the store, values."""
+        seconds, nbytes = self._timed.seconds, self._timed.nbytes
+        out = np.empty(tuple(r.stop - r.start for r in region), dtype=self._dtype)
+        start = time.perf_counter()
+        adapter.read_into(self._array, region, out)
+        took = time.perf_counter() - start
+        return took, self._timed.seconds - seconds, self._timed.nbytes - nbytes, out
+
+
+class FileRequests:
+    """Reads of a variable in a file; what the file alone takes is measured beside them."""
+
+    def __init__(self, ref: FileRef, stored: StoredArray):
+        self._stored = stored
+        self._get, self._size = _ranges(ref)
+        info = stored.info
+        raw = max(1, math.prod(info.shape) * info.dtype.itemsize)
+        # where the index is not known, the file's own size bounds the variable's
+        taken = parts_of(ref)[0].nbytes or self._size
+        self._ratio = min(1.0, taken / raw) if info.codecs else 1.0
+        self._number = 0
+
+    def small(self) -> None:
+        """Make a request for next to nothing."""
+        self._get(self._place(_SMALL), min(_SMALL, self._size))
+
+    def read(self, region: tuple[slice, ...]) -> Read:
+        """Read a region: seconds, those of the file in them, bytes of the file, values."""
+        start = time.perf_counter()
+        values = self._stored.read(region)
+        took = time.perf_counter() - start
+        nbytes = max(1, min(self._size, int(values.nbytes * self._ratio)))
+        spans = []
+        for _ in range(3):
+            start = time.perf_counter()
+            self._get(self._place(nbytes), nbytes)
+            spans.append(time.perf_counter() - start)
+        return took, min(took, statistics.median(spans)), nbytes, values
+
+    def _place(self, nbytes: int) -> int:
+        """Where to read: another place each time."""
+        self._number += 1
+        return int((self._number * 0.6180339887) % 1.0 * max(0, self._size - nbytes))
+
+
+def _ranges(ref: FileRef) -> tuple[Callable[[int, int], bytes], int]:
+    """A function that reads a range of a file, and the file's size."""
+    filename = ref.filename
+    if "://" not in filename and "::" not in filename:
+        path = Path(filename)
+
+        def local(start: int, nbytes: int) -> bytes:
+            with path.open("rb", buffering=0) as file:
+                file.seek(start, os.SEEK_SET)
+                return file.read(nbytes) or b""
+
+        return local, path.stat().st_size
+    import fsspec
+
+    if ref.remote is not None:
+        fs, inner = ref.remote.fs, ref.remote.path
+    else:
+        fs, inner = fsspec.core.url_to_fs(filename)
+
+    def remote(start: int, nbytes: int) -> bytes:
+        return bytes(fs.cat_file(inner, start=start, end=start + nbytes))
+
+    return remote, int(fs.size(inner) or 0)
+
+
+#: Bytes that are read and written in a probe, decoded, at most.
 MAX_BYTES = 256_000_000
 
 #: Seconds after which no further sample is taken.
 SECONDS = 1.0
 
-#: Samples of each kind, at the most.
+#: Samples of each kind, at most.
 _SAMPLES = 15
 
 #: Rounds in which one thread is compared with two.
@@ -106,29 +230,18 @@ def probe(
 ) -> MeasuredRates:
     """Measure how fast a store, its codec and a target's codec are.
 
-    Parameters
-    ----------
-    groups : mapping
-        The Dataset of each group's path; ``""`` is the root.
-    variable : str, optional
-        The variable that is read; the largest that is stored by default.
-    max_bytes : int or str
-        Bytes that are read and written in memory, at the most, decoded.
-    seconds : float
-        Seconds after which no further sample is taken.
-
-    Raises
-    ------
-    InvalidChunksError
-        If there is no such variable, or none of its chunks may be read.
-    SourceError
-        If nothing of it is stored, or it cannot be read.
+    - ``groups``: the Dataset of each group's path; ``""`` is the root.
+    - ``variable``: the variable that is read; the largest that is stored by default.
+    - ``max_bytes``: bytes that are read and written in memory, at most, decoded.
+    - ``seconds``: seconds after which no further sample is taken.
+    - raises `InvalidChunksError` if there is no such variable, or none of its chunks may be read.
+    - raises `SourceError` if nothing of it is stored, or it cannot be read.
     """
     most = parse_bytes(max_bytes, "max_bytes")
     try:
         subject = _subject(groups, variable, most)
         meter = _Meter(most, time.perf_counter() + seconds)
-        return _measure(subject, meter, _raw_nbytes(groups))
+        return _measure(subject, meter)
     finally:
         # netCDF's library fails where a file is opened again beside a handle that stays open
         close_files()
@@ -171,30 +284,21 @@ def _subject(groups: Mapping[str, xr.Dataset], wanted: str | None, most: int) ->
 
 
 def _subject_of(name: str, traced: Traced) -> _Subject:
-    stored = open_stored(traced.ref)
+    ref = ones_of(traced.ref)[0]  # files that are joined are read alike
+    stored = open_stored(ref)
     info = stored.info
     if info.chunks is not None:
         # a shard is read as a whole, in one request; parts of it take several
         grid = Grid.of(info.shape, info.shards or info.chunks)
         unit = tuple(min(c, max(1, n)) for c, n in zip(grid.chunks, info.shape, strict=True))
-        return _Subject(name, traced.ref, stored, unit, grid)
+        return _Subject(name, ref, stored, unit, grid)
     run: list[int] = []
     left = max(1, _RUN // max(1, info.dtype.itemsize))
     for n in reversed(info.shape):
         run.append(max(1, min(n, left)))
         left = max(1, left // max(1, n))
     lengths = tuple(reversed(run))
-    return _Subject(name, traced.ref, stored, lengths, Grid.of(info.shape, lengths))
-
-
-def _raw_nbytes(groups: Mapping[str, xr.Dataset]) -> int:
-    """Bytes of all variables as they are stored, before codecs."""
-    total = 0
-    for ds in groups.values():
-        for v in ds.variables.values():
-            width = np.dtype(v.encoding.get("dtype") or "f4").itemsize
-            total += v.size * max(1, width)
-    return total
+    return _Subject(name, ref, stored, lengths, Grid.of(info.shape, lengths))
 
 
 def _timed(action: Callable[[], Any]) -> float:
@@ -203,9 +307,9 @@ def _timed(action: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _measure(subject: _Subject, meter: _Meter, all_raw: int) -> MeasuredRates:
+def _measure(subject: _Subject, meter: _Meter) -> MeasuredRates:
     info = subject.stored.info
-    requests = _requests(subject, all_raw)
+    requests = _requests(subject)
     latency = statistics.median(_timed(requests.small) for _ in range(5))
     overhead = _overhead(subject)
     # one that is not counted: caches and connections are as they will be from then on
@@ -277,13 +381,13 @@ def _together(samples: list[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(alike) if samples[0].ndim and len(alike) > 1 else samples[0]
 
 
-def _requests(subject: _Subject, all_raw: int) -> ZarrRequests | FileRequests:
+def _requests(subject: _Subject) -> ZarrRequests | FileRequests:
     ref = subject.ref
     try:
         if isinstance(ref, ZarrRef):
             return ZarrRequests(ref, TimedStore(ref.store), subject.stored.info.dtype)
         if isinstance(ref, FileRef):
-            return FileRequests(ref, subject.stored, all_raw)
+            return FileRequests(ref, subject.stored)
     except (OSError, ValueError, KeyError) as error:
         raise SourceError(f"{subject.name!r} cannot be read ({error}).") from error
     raise SourceError(f"{subject.name!r} is spliced of two stores, of which neither is measured.")

@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xchunk.core.blocks import ZARR_CONCURRENCY, item_nbytes
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
-
-__all__ = ["RESERVED", "Asked", "Discard", "Reserved", "StandIn", "noise"]
+from xchunk.core.suggest.lazy_pass import ZARR_CONCURRENCY, item_nbytes
 
 #: Bytes of the pages that numpy asks the system for, and of the arrays from which on it does.
 _PAGE, _PAGED = 2**21, 2**22
@@ -102,7 +100,7 @@ class StandIn:
         return self.grid.box_elements * item_nbytes(self.layout.stored_dtype)
 
     def ask(self, index: Any) -> Asked:
-        """Tell what an index would read, without reading."""
+        """Report what an index would read, without reading."""
         index = index if isinstance(index, tuple) else (index,)
         index = _expanded(index, self.ndim)
         shape: list[int] = []

@@ -1,0 +1,1 @@
+"""What is reported of data, graphs and runs: findings, comparisons, verdicts."""

@@ -1,0 +1,1 @@
+"""Suggestions: how data will be used, and which chunks fit that use and the memory."""
