@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import re
 import shlex
@@ -16,11 +17,13 @@ import click
 import pytest
 
 import xchunk
-from xchunk.cli import xchunk as cli
+from xchunk.cli.main import xchunk as cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
+PAGES = sorted(
+    p for p in DOCS.rglob("*") if p.suffix in (".md", ".ipynb") and "_build" not in p.parts
+)
 TOPS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 REFERENCE = "\n".join(p.read_text() for p in sorted((DOCS / "reference").glob("*.md")))
 
@@ -38,6 +41,15 @@ def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+def text_of(page: Path) -> str:
+    """A page as Markdown, a notebook too."""
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    cells = json.loads(page.read_text())["cells"]
+    parts = (("".join(cell["source"]), cell["cell_type"] == "code") for cell in cells)
+    return "\n\n".join(f"```{{code-cell}}\n{t}\n```" if code else t for t, code in parts)
+
+
 def prose(text: str) -> str:
     """A page without its code."""
     return _FENCE.sub("", text)
@@ -45,7 +57,7 @@ def prose(text: str) -> str:
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and MyST make them."""
-    heads = re.findall(r"^#{1,6} +(.+?) *$", prose(page.read_text()), re.M)
+    heads = re.findall(r"^#{1,6} +(.+?) *$", prose(text_of(page)), re.M)
     made = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
     return made | {re.sub(r"-+", "-", name) for name in made}
 
@@ -118,7 +130,7 @@ def test_every_exit_code_is_in_the_reference() -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, *TOPS], ids=named)
 def test_links_lead_somewhere(page: Path) -> None:
-    text = prose(page.read_text())
+    text = prose(text_of(page))
     lost = []
     for link in _LINK.findall(text):
         path, _, anchor = link.partition("#")
@@ -131,7 +143,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             lost.append(link)
     for role in _ROLE.findall(text):
         start = DOCS if role.startswith("/") else page.parent
-        if not (start / f"{role.lstrip('/')}.md").is_file():
+        if start / role.lstrip("/") not in {page.with_suffix("") for page in PAGES}:
             lost.append(role)
     assert lost == []
 
@@ -139,7 +151,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", [*PAGES, *TOPS], ids=named)
 def test_files_that_are_named_exist(page: Path) -> None:
     """Scripts and tests in commands and in inline code: they move, and pages stay behind."""
-    text = page.read_text()
+    text = text_of(page)
     said = [*_INLINE.findall(prose(text)), *(code for _, _, code in _FENCE.findall(text))]
     found = {path.rstrip("./") for code in said for path in _SCRIPT.findall(code)}
     assert sorted(p for p in found if not (ROOT / p).exists()) == []
@@ -155,14 +167,14 @@ def test_tests_that_are_named_exist() -> None:
 
 
 def test_every_page_is_in_a_table_of_contents() -> None:
-    listed = {DOCS / "index.md"}
+    listed = {DOCS / "index"}
     for page in PAGES:
-        for _, info, body in _FENCE.findall(page.read_text()):
+        for _, info, body in _FENCE.findall(text_of(page)):
             if info.startswith("{toctree}"):
                 lines = [line.strip() for line in body.splitlines() if line.strip()]
                 names = [re.sub(r".*<(.+)>$", r"\1", line) for line in lines]
-                listed |= {page.parent / f"{n}.md" for n in names if not n.startswith(":")}
-    assert set(PAGES) == listed
+                listed |= {page.parent / n for n in names if not n.startswith(":")}
+    assert {page.with_suffix("") for page in PAGES} == listed
 
 
 # --- commands --------------------------------------------------------------------------------
@@ -171,7 +183,7 @@ def test_every_page_is_in_a_table_of_contents() -> None:
 def commands_of(page: Path) -> list[str]:
     """The xchunk commands of a page's shell blocks and cells, continued lines joined."""
     out = []
-    for _, info, body in _FENCE.findall(page.read_text()):
+    for _, info, body in _FENCE.findall(text_of(page)):
         shell = info.strip() in {"bash", "yaml"} or info.startswith("{code-cell}")
         lines = re.sub(r"\\\n\s*", " ", body).splitlines() if shell else []
         for line in lines:
@@ -212,11 +224,12 @@ def test_the_readme_has_what_it_should() -> None:
 def test_python_on_pages_is_python() -> None:
     """Blocks that are shown and not run; cells are run by the build."""
     for page in [*PAGES, *TOPS]:
-        for _, info, body in _FENCE.findall(page.read_text()):
+        for _, info, body in _FENCE.findall(text_of(page)):
             if info.strip() == "python":
                 compile(body, named(page), "exec")
 
 
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_the_recipes_of_the_readme_work(tmp_path: Path) -> None:
     """As somebody would try them: the demo's data, then each recipe as it is written."""

@@ -12,23 +12,57 @@ import xchunk
 
 #: What the package promises to keep. A new name is added here on purpose, or not at all.
 EXPORTS = {
+    "ArrayLayout",
+    "ArrayPlan",
+    "BatchReport",
+    "CheckReport",
+    "ChunkSize",
+    "Cleaning",
     "ClusterError",
+    "CopyBuffers",
     "DataArrayChunking",
     "DataTreeChunking",
     "DatasetChunking",
+    "Diagnosis",
     "EncodingError",
     "ExcessiveIOWarning",
+    "Facts",
+    "Finding",
+    "GraphReport",
     "InvalidChunksError",
     "InvalidJobError",
+    "JobResult",
+    "Layer",
     "LayoutChangeWarning",
+    "LayoutReport",
+    "Limits",
+    "MeasuredRates",
+    "MemoryBudget",
     "MemoryBudgetError",
+    "Observation",
+    "Outcome",
+    "Prediction",
+    "Proof",
+    "Rates",
+    "RechunkComparison",
+    "RechunkJob",
+    "RechunkOptions",
+    "RechunkPlan",
+    "RechunkWay",
     "Rechunked",
     "ResumeMismatchError",
+    "Scratch",
     "SourceError",
+    "Stage",
     "StageFailedError",
+    "Suggestion",
+    "Symptom",
     "TargetExistsError",
+    "VariableSuggestion",
     "VerificationError",
+    "Work",
     "XchunkError",
+    "XchunkManager",
     "XchunkWarning",
     "__version__",
     "batch",
@@ -44,15 +78,19 @@ EXPORTS = {
 #: What ``ds.chunking`` promises to keep.
 METHODS = {
     "compare_rechunk",
+    "append",
     "apply",
     "budget",
     "check",
     "graph",
     "layout",
     "plan",
+    "plan_append",
+    "plan_region",
     "probe",
     "suggest",
     "verify",
+    "write_region",
 }
 
 #: Imported when they are used; each costs more than all of xchunk.
@@ -94,6 +132,7 @@ def test_every_parameter_is_documented(name: str) -> None:
         assert parameter in doc, f"{name}: {parameter} is not documented"
 
 
+@pytest.mark.subprocess
 def test_importing_xchunk_brings_nothing_heavy() -> None:
     code = (
         "import sys, xarray; before = set(sys.modules); import xchunk;"
@@ -103,3 +142,48 @@ def test_importing_xchunk_brings_nothing_heavy() -> None:
     new = done.stdout.split()
     assert "xchunk.accessor" in new
     assert [m for m in new if any(m == late or m.startswith(late + ".") for late in LATE)] == []
+
+
+def _python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize(
+    "first",
+    [
+        "xarray",
+        "xchunk",
+        "xchunk.accessor",
+        "xchunk.cli.main",
+        "xchunk.core.suggest.suggestion",
+        "xchunk.opening.backend",
+        "xchunk.rechunking.options",
+        "xchunk.sources.arrays",
+    ],
+)
+def test_the_accessor_is_there_whatever_is_imported_first(first: str) -> None:
+    code = (
+        f"import {first}, xchunk, xarray, sys, importlib.util;"
+        "print(xarray.Dataset.chunking is xchunk.DatasetChunking,"
+        "xarray.DataArray.chunking is xchunk.DataArrayChunking,"
+        "xarray.DataTree.chunking is xchunk.DataTreeChunking,"
+        "type(xarray.__loader__).__name__, type(xarray.__spec__.loader).__name__,"
+        "[f for f in sys.meta_path if 'xchunk' in type(f).__module__],"
+        "importlib.reload(xarray) is xarray)"
+    )
+    assert _python(code).split() == [*["True"] * 3, *["SourceFileLoader"] * 2, "[]", "True"]
+
+
+@pytest.mark.subprocess
+def test_an_import_of_xarray_that_fails_may_be_tried_again() -> None:
+    code = (
+        "import sys, xchunk\n"
+        "sys.modules['pandas'] = None\n"
+        "try:\n    import xarray\nexcept ImportError:\n    print('failed')\n"
+        "del sys.modules['pandas']\n"
+        "import xarray\n"
+        "print(hasattr(xarray.Dataset, 'chunking'))"
+    )
+    assert _python(code).split() == ["failed", "True"]

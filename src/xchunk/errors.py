@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from xchunk._secrets import without_credentials
+from xchunk.core.redact import without_credentials
 
 __all__ = [
     "ClusterError",

@@ -5,8 +5,15 @@ from typing import Any
 
 import pytest
 
-from xchunk.batching.expand import Item, expand, parse_shard, pick, read_job_file, take_shard
-from xchunk.batching.spec import parse_jobs
+from xchunk.batching.schema import (
+    Item,
+    expand,
+    parse_jobs,
+    parse_shard,
+    pick,
+    read_job_file,
+    take_shard,
+)
 from xchunk.errors import InvalidJobError, TargetExistsError
 
 CHUNKS = {"chunks": {"time": -1}}

@@ -1,4 +1,4 @@
-"""A batch on a cluster, killed half-way with its workers, and gone on with."""
+"""A batch on a cluster, killed half-way with its workers, and resumed."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ def start() -> subprocess.Popen[bytes]:
         )
 
 
+@pytest.mark.cluster
+@pytest.mark.subprocess
 @pytest.mark.slow
 def test_an_archive_with_broken_files_is_killed_and_gone_on_with() -> None:
     base = Path().absolute()
@@ -78,4 +80,5 @@ def test_an_archive_with_broken_files_is_killed_and_gone_on_with() -> None:
     for log in Path("jobs.xchunk-batch/logs").iterdir():
         finished[log.name] = sum(" done: " in line for line in log.read_text().splitlines())
     assert max(finished.values()) == 1
-    assert sum(finished.values()) == len(sound) + len(real)
+    # the kill may come between a record and the line of its log
+    assert len(sound) + len(real) - sum(finished.values()) in (0, 1)

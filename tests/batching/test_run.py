@@ -14,8 +14,8 @@ import zarr
 
 import xchunk
 import xchunk.batching.run
-from xchunk.batching.one import run_item
-from xchunk.batching.report import BatchReport
+from xchunk.batching.item import run_item
+from xchunk.batching.run import BatchReport
 
 HIDDEN = "wJalrXUtnFEMI"
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xchunk.batching.spec import Job, parse_jobs
+from xchunk.batching.schema import Job, parse_jobs
 from xchunk.errors import InvalidJobError
 
 JOB = {"source": "raw/*.nc", "target": "out/{stem}.zarr", "chunks": {"time": -1}}
@@ -106,7 +106,7 @@ def test_a_job_file_as_it_is_documented() -> None:
         ({"target": "out/{stem.zarr"}, "is not a template"),
         ({"joined": True}, "{stem}, but with joined = true"),
         ({"combine": "nested"}, "combine is for files that are joined"),
-        ({"combine": "any", "joined": True, "target": "a"}, "neither 'by_coords' nor"),
+        ({"combine": "any", "joined": True, "target": "a"}, "Give 'by_coords' or 'nested'"),
         ({"encoding": {"t": "zstd"}}, "is not a table for each variable"),
         ({"encoding": {"t": {"dtyp": "i2"}}}, "did you mean 'dtype'?"),
         ({"storage_options": "anon"}, "is not a table"),

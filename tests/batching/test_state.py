@@ -120,6 +120,7 @@ def test_a_start_keeps_the_latest_record_only(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.suffix != ".jsonl"] == [".state"]
 
 
+@pytest.mark.subprocess
 def test_one_process_writes_a_part(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib\nfrom xchunk.batching.state import State\n"

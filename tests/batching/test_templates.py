@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from xchunk.batching.templates import fields_of, fill, fixed_part, has_magic, source_fields
+from xchunk.batching.schema import fields_of, fill, fixed_part, has_magic, source_fields
 
 
 @pytest.mark.parametrize(

@@ -373,7 +373,7 @@ def test_a_time_coordinate_with_chunk_1(tmp_path: Path) -> None:
 def test_a_task_opens_by_location(tmp_path: Path) -> None:
     import pickle
 
-    from xchunk.storage.assemble import assemble
+    from xchunk.targets.encode import assemble
 
     ds = xr.Dataset({"v": (("t", "x"), np.zeros((4, 8)))})
     ds.to_netcdf(tmp_path / "s.nc", engine="netcdf4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import xarray as xr
 import zarr
 
 import xchunk
-from xchunk import cli
-from xchunk.core.plan import Limits
+from shared.stores import empty_maps
+from xchunk.cli import main
+from xchunk.cli.output import in_flags
+from xchunk.core.plan.stages import Limits
 from xchunk.core.units import format_bytes
 
 QUIET = {"progress": False}
@@ -37,6 +40,49 @@ def test_files_that_are_packed_in_different_ways(tmp_path: Path) -> None:
     np.testing.assert_array_equal(out.v.values, both.v.values)
     assert out.v.dtype == both.v.dtype
     both.chunking.verify("o.zarr")
+
+
+@pytest.mark.parametrize("opened", ["xarray", "xchunk"])
+@pytest.mark.parametrize(
+    ("packings", "found"),
+    [
+        ((("i1", 0.5, 10.0), ("i1", 1.0, 10.0)), ("int16", 0.5)),
+        ((("i2", 0.0017, 280.3), ("i2", 0.0011, 276.1)), ("int32", 0.0011)),
+        ((("u1", 0.25, 0.0), ("i2", -0.5, 0.0)), ("int32", 0.25)),
+    ],
+    ids=["multiples", "as ERA5", "signs and dtypes"],
+)
+def test_one_packing_for_files_that_are_packed_in_different_ways(
+    tmp_path: Path, monkeypatch: Any, packings: Any, found: tuple[str, float], opened: str
+) -> None:
+    """The remedy of the note runs, in Python and on the command line, and rounds to its step."""
+    monkeypatch.chdir(tmp_path)
+    for i, (kind, scale, offset) in enumerate(packings):
+        limits = np.iinfo(kind)
+        stored = np.array([[limits.min + 1, 0, 7], [limits.max - 1, 3, limits.min]])
+        values = np.where(stored == limits.min, np.nan, stored * scale + offset)
+        ds = xr.Dataset({"v": (("t", "x"), values)}, {"t": [2 * i, 2 * i + 1]})
+        own = {
+            "dtype": kind, "scale_factor": scale, "add_offset": offset, "_FillValue": limits.min,
+        }  # fmt: skip
+        ds.to_netcdf(f"p{i}.nc", engine="netcdf4", encoding={"v": own})
+    files = ["p0.nc", "p1.nc"]
+    how = xr.open_mfdataset if opened == "xarray" else xchunk.open_dataset
+    ds = how(files, engine="netcdf4")
+    with pytest.warns(xchunk.LayoutChangeWarning, match="rounded to steps") as caught:
+        ds.chunking.apply({"t": -1}, store="plain.zarr", **QUIET)
+    code = re.search(r"ds\['v'\]\.encoding = \{[^}]*\}", str(caught[0].message))
+    assert code is not None
+    exec(code.group(), {"ds": ds})  # noqa: S102 - our own words
+    ds.chunking.apply({"t": -1}, store="python.zarr", **QUIET)
+    flag = in_flags(code.group())
+    given = ["rechunk", *files, "flag.zarr", "--chunks", "t=-1", *flag.split(), "--quiet"]
+    assert main.run(given) == 0
+    for name in ("python.zarr", "flag.zarr"):
+        out = xr.open_zarr(name)
+        assert (out.v.encoding["dtype"], out.v.encoding["scale_factor"]) == found
+        np.testing.assert_allclose(out.v.values, ds.v.values, rtol=0, atol=found[1] * 0.500001)
+        assert np.isnan(out.v.values).sum() == np.isnan(ds.v.values).sum() > 0
 
 
 def test_a_float32_scale_factor(tmp_path: Path) -> None:
@@ -121,7 +167,7 @@ def test_a_rectilinear_grid_that_zarr_does_not_read(
     rectilinear: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with zarr.config.set({"array.rectilinear_chunks": False}):
-        assert cli.run(["rechunk", str(rectilinear), "o.zarr", "--chunks", "t=-1"]) == 6
+        assert main.run(["rechunk", str(rectilinear), "o.zarr", "--chunks", "t=-1"]) == 6
     said = capsys.readouterr().err
     assert "Rectilinear chunk grids" in said
     assert "array.rectilinear_chunks" in said
@@ -130,10 +176,7 @@ def test_a_rectilinear_grid_that_zarr_does_not_read(
 
 def maps(shape: tuple[int, ...], chunks: tuple[int, ...]) -> xr.Dataset:
     """Metadata of a large array, of which nothing is there."""
-    zarr.create_group("maps.zarr").create_array(
-        "v", shape=shape, chunks=chunks, dtype="f4", dimension_names=("t", "y", "x")[: len(shape)]
-    )
-    return xr.open_zarr("maps.zarr", consolidated=False, chunks=None)
+    return xr.open_zarr(empty_maps(Path("maps.zarr"), shape, chunks), chunks=None)
 
 
 def test_p2p_is_predicted_before_it_starts() -> None:

@@ -73,6 +73,8 @@ class Seen:
     """Pixels that the page reaches to the right."""
     outside: list[str]
     """Elements that reach beyond the window and cannot be scrolled to."""
+    overlapping: list[str]
+    """Pairs of texts that lie one on the other."""
     faint: list[str]
     """Texts that hardly differ from what is behind them, with their contrast."""
     smallest: float

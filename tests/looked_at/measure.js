@@ -50,12 +50,18 @@
     return layers.reverse().reduce((below, top) => over(top, below), canvas);
   };
   const faint = [];
+  const lines = [];
   let smallest = Infinity;
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const e = node.parentElement;
     if (!node.textContent.trim() || /^(SCRIPT|STYLE|NOSCRIPT|TITLE)$/i.test(e.tagName)) continue;
     if (!visible(e) || !e.getClientRects().length) continue;
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    for (const box of range.getClientRects()) {
+      if (box.width && box.height) lines.push([box, node.textContent.trim().slice(0, 30)]);
+    }
     const style = getComputedStyle(e);
     const inSvg = e instanceof SVGElement;
     smallest = Math.min(smallest, parseFloat(style.fontSize));
@@ -67,11 +73,23 @@
     const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
     if (contrast < 4.5) faint.push(contrast.toFixed(1) + " " + name(e));
   }
+  // Lines of text may touch, and a letter's box is higher than the letter.
+  const overlapping = [];
+  lines.sort(([a], [b]) => a.top - b.top);
+  lines.forEach(([a, one], i) => {
+    for (let j = i + 1; j < lines.length && lines[j][0].top < a.bottom - 4; j++) {
+      const [b, other] = lines[j];
+      if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 0.5) {
+        overlapping.push(one + " | " + other);
+      }
+    }
+  });
   return {
     text: document.body.innerText,
     width,
     reaches: root.scrollWidth,
     outside: outside.slice(0, 8),
+    overlapping: overlapping.slice(0, 8),
     faint: faint.slice(0, 8),
     smallest: smallest === Infinity ? 0 : smallest,
   };

@@ -11,9 +11,8 @@ import xarray as xr
 import xchunk
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.suggest import suggest_dataset
-from xchunk.formatting.progress_views import Stage, State, notebook_html
-from xchunk.formatting.usage import Held
+from xchunk.core.suggest.suggestion import suggest_dataset
+from xchunk.display.progress import Held, Stage, State, notebook_html
 
 __all__ = ["EVIL", "LONG", "make_reports", "observed_reports", "progress_page"]
 
@@ -87,7 +86,7 @@ def make_reports(folder: Path) -> dict[str, tuple[Any, tuple[str, ...]]]:
         ),
         "graph": (xchunk.graph(ds.t2m.mean("time")), ("xchunk graph", "longest chain")),
         "proof": (chunking.verify(folder / "out.zarr"), ("xchunk proof", "bit by bit", EVIL)),
-        "cleaning": (xchunk.clean(folder / "out.zarr"), ("xchunk clean", "nothing was done")),
+        "cleaning": (xchunk.clean(folder / "out.zarr"), ("xchunk clean", "nothing to delete")),
     }
 
 
@@ -109,5 +108,5 @@ def progress_page() -> tuple[str, tuple[str, ...]]:
         Stage("t2m, scratch → target", 7.0, 9, 20, 76_000_000),
     ]
     held = Held("fullest worker", 900_000_000, 1_000_000_000)
-    shown = notebook_html(State(12.0, stages, held, 340_000_000, False, stages))
+    shown = notebook_html(State(12.0, stages, held, 340_000_000))
     return shown, (EVIL, "9/20 boxes", "all of it", "fullest worker", "900 MB of 1.00 GB", "90%")

@@ -10,7 +10,8 @@ import pytest
 from looked_at.browser import Browser, Seen
 from looked_at.reports import EVIL, progress_page
 from looked_at.shells import in_jupyterlab, in_vscode
-from xchunk.formatting import shown_as, style
+from xchunk.display import render
+from xchunk.display.reports import document
 
 WIDTHS = [400, 1400]
 THEMES = [False, True]
@@ -20,6 +21,7 @@ def assert_well(seen: Seen, said: tuple[str, ...] = ()) -> None:
     assert seen.errors == []
     assert seen.outside == []
     assert seen.reaches <= seen.width
+    assert seen.overlapping == []
     assert seen.faint == []
     assert seen.smallest >= 11
     text = " ".join(seen.text.split())
@@ -33,9 +35,9 @@ def look_everywhere(eyes: Browser, page: Path, said: tuple[str, ...]) -> None:
 
 
 def test_all_reports_on_one_page(eyes: Browser, reports, tmp_path: Path) -> None:
-    body = "".join(shown_as(report, "html", style=False) for report, _ in reports.values())
+    docs = [document(report) for report, _ in reports.values()]
     page = tmp_path / "all.html"
-    page.write_text(style.page("all reports", body), encoding="utf-8")
+    page.write_text(render.page("all reports", docs), encoding="utf-8")
     look_everywhere(eyes, page, tuple(s for _, said in reports.values() for s in said))
 
 
@@ -80,8 +82,9 @@ def test_a_name_that_is_a_script_is_text(eyes: Browser, reports, tmp_path: Path)
         ("<img src='nothing.png'>", "errors"),
         ("<div style='width:900px'>wide</div>", "outside"),
         ("<p style='color:#bbb;background:#fff'>faint</p>", "faint"),
+        ("<p>one</p><p style='margin-top:-30px'>another</p>", "overlapping"),
     ],
-    ids=["script", "console", "load", "wide", "faint"],
+    ids=["script", "console", "load", "wide", "faint", "overlapping"],
 )
 def test_what_is_wrong_is_seen(eyes: Browser, tmp_path: Path, body: str, found: str) -> None:
     page = tmp_path / "bad.html"

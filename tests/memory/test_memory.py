@@ -6,6 +6,7 @@ codecs and libraries, so that the smallest budgets are the hardest.
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -126,6 +127,20 @@ def test_a_rechunk_stays_within_its_budget(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("how", [(1, 2), (2, 2), (2, 1)], ids="{0[0]} threads, 1/{0[1]}".format)
+def test_requests_to_far_stores_stay_within_the_budget(
+    codec: str, how: tuple[int, int], sources: Any, tmp_path: Path, values: Any
+) -> None:
+    threads, part = how
+    max_mem, target = NBYTES // part + 4_000_000, tmp_path / "out.zarr"
+    found = measure(sources("v3", codec), target, max_mem, threads, "far")
+    assert found["at_once"] > threads
+    assert found["grown"] <= found["projected"] <= max_mem
+    assert xr.open_zarr(target, chunks=None)["v"].values.tobytes() == values.tobytes()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FULL)
 def test_every_kind_stays_within_its_budget(
     case: str, sources: Any, tmp_path: Path, values: Any
@@ -135,3 +150,73 @@ def test_every_kind_stays_within_its_budget(
     target = tmp_path / "out.zarr"
     found = measure(sources(kind, codec), target, max_mem, threads, shards)
     check(found, target, max_mem, values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "max_mem", "opened"),
+    [
+        # xarray loads the index of what is returned, and holds its 40 MB twice meanwhile
+        ("generated index", 40_000_000, 80_000_000),
+        ("numpy", 40_000_000, 0),
+        ("blocks", 40_000_000, 0),
+        ("long strings", 100_000_000, 0),
+        ("long strings, stored and lazy", 100_000_000, 0),
+        ("long strings, stored, in dask blocks", 100_000_000, 0),
+    ],
+)
+def test_what_is_not_stored_keeps_the_promise(case: str, max_mem: int, opened: int) -> None:
+    child = CHILD.with_name("computed_child.py")
+    done = subprocess.run(
+        [sys.executable, str(child), case, str(max_mem)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    found = json.loads(done.stdout)
+    assert found["written"] <= max_mem
+    assert found["grown"] <= max_mem + opened
+
+
+#: Files that are joined, threads of a process, and whether dask's workers run it.
+JOINED: dict[str, Any] = {
+    "1 file": pytest.param(1, 2, "threads", marks=pytest.mark.slow),
+    "24 files": (24, 2, "threads"),
+    "24 files, workers": pytest.param(24, 1, "workers", marks=pytest.mark.slow),
+    "400 files": pytest.param(400, 2, "threads", marks=pytest.mark.slow),
+    "400 files, workers": pytest.param(400, 1, "workers", marks=pytest.mark.slow),
+}
+
+
+@pytest.mark.memory
+@pytest.mark.subprocess
+@pytest.mark.parametrize(("count", "threads", "where"), JOINED.values(), ids=JOINED)
+def test_joined_files_stay_within_the_budget(
+    count: int, threads: int, where: str, values: Any, tmp_path: Path
+) -> None:
+    folder, target, max_mem = tmp_path / "files", tmp_path / "target.zarr", 24_000_000
+    folder.mkdir()
+    # of many, each holds one of the maps, over and over
+    cuts = np.linspace(0, SHAPE[0], count + 1).astype(int)
+    parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+    if count > SHAPE[0]:
+        parts = [slice(i % SHAPE[0], i % SHAPE[0] + 1) for i in range(count)]
+    start = 0
+    for number, part in enumerate(parts):
+        own = values[part]
+        labels = np.arange(start, start + len(own))
+        ds = xr.Dataset({"v": (("t", "y", "x"), own)}, {"t": labels})
+        encoding = {"chunksizes": (1, *SHAPE[1:]), "zlib": True, "complevel": 1, "shuffle": True}
+        name = folder / f"{number:04}.nc"
+        ds.to_netcdf(name, engine="netcdf4", encoding={"v": encoding})
+        start += len(own)
+    child = CHILD.with_name("joined_child.py")
+    args = [sys.executable, child, folder, target, max_mem, threads, where]
+    done = subprocess.run(list(map(str, args)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["grown"] <= max_mem, found
+    assert found["projected"] <= max_mem
+    stored = zarr.open_group(target, mode="r")["v"][:]
+    assert stored.tobytes() == b"".join(values[part].tobytes() for part in parts)

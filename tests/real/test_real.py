@@ -242,6 +242,7 @@ assert "netCDF4" not in sys.modules  # nothing opens the file by the other libra
 """
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("name", ["A1B_north_america.nc", "orca2_votemper.nc", "ostia_monthly.nc"])
 def test_by_h5netcdf(iris: Path, tmp_path: Path, name: str) -> None:
     # In a process of its own: netCDF4 and h5py in one process may crash it.

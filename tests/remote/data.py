@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from zarr.storage import FsspecStore
 
 from servers.s3 import BUCKET, S3
+from shared.stores import write
 
-Library = Literal["s3fs", "obstore"]
+#: A URL with options goes through one of the two, as the options allow.
+Library = Literal["s3fs", "obstore", "url"]
 WHAT = {"t": -1, "y": 10}
 SHARDS = {"t": -1, "y": 20, "x": -1}
 
@@ -34,30 +37,18 @@ def maps(folder: Path, zarr_format: Literal[2, 3] = 3, shards: bool = False) -> 
     if path.exists():
         return path
     rng = np.random.default_rng(1)
-    group = zarr.create_group(path, zarr_format=zarr_format, attributes={"title": "maps"})
-    values: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         "v": (rng.integers(-999, 999, (32, 300, 240)).astype("i2"), (1, 300, 240), ("t", "y", "x")),
         "m": (rng.integers(0, 2, (300, 240)).astype("i1"), (300, 240), ("y", "x")),
         "t": (np.arange(32), (32,), ("t",)),
     }
-    for name, (data, chunks, dims) in values.items():
-        dim_names = {"dimension_names": dims} if zarr_format == 3 else {}
-        array = group.create_array(
-            name,
-            shape=data.shape,
-            chunks=chunks,
-            shards=(4, 300, 240) if shards and name == "v" else None,
-            dtype=data.dtype,
-            fill_value=0,
-            **dim_names,
-        )
-        array[...] = data
-        if zarr_format == 2:
-            array.attrs["_ARRAY_DIMENSIONS"] = list(dims)
-        if name == "v":
-            array.attrs.update({"scale_factor": 0.5, "units": "K"})
-    zarr.consolidate_metadata(path)
-    return path
+    return write(
+        path,
+        arrays,
+        zarr_format=zarr_format,
+        shards={"v": (4, 300, 240)} if shards else None,
+        attributes={"v": {"scale_factor": 0.5, "units": "K"}},
+    )
 
 
 @dataclass(frozen=True)
@@ -91,12 +82,17 @@ class Place:
     def target(self, store: str) -> dict[str, Any]:
         """What ``apply`` is given to write there."""
         if self.library == "s3fs":
+            options = {**self.s3.options, "use_listings_cache": False}
+            return {
+                "store": FsspecStore.from_url(self.s3.url(self.key(store)), storage_options=options)
+            }
+        if self.library == "url":
             return {"store": self.s3.url(self.key(store)), "storage_options": self.s3.options}
         return {"store": self.s3.zarr_store(self.key(store))}
 
     def open(self, store: str, **kwargs: Any) -> xr.Dataset:
         """Open a store as a user does."""
-        if self.library == "s3fs":
+        if self.library != "obstore":
             kwargs = {"storage_options": self.s3.options, **kwargs}
             return xr.open_zarr(self.s3.url(self.key(store)), **kwargs)
         return xr.open_zarr(self.s3.zarr_store(self.key(store), read_only=True), **kwargs)

@@ -19,9 +19,9 @@ from remote.data import WHAT, Place, enough, maps
 from remote.test_s3 import stop_after
 from servers.s3 import BUCKET, S3, SECRET
 from servers.web import has_nginx, nginx
-from xchunk._secrets import safe_cause, without_credentials, without_secrets
-from xchunk.storage.refs import FileRef, ZarrRef
-from xchunk.storage.stores import describe, open_store
+from xchunk.core.redact import safe_cause, without_credentials, without_secrets
+from xchunk.sources.refs import FileRef, ZarrRef
+from xchunk.stores.stores import describe, open_store
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -92,7 +92,7 @@ def test_storage_options(
     s3: S3, folder: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local = maps(folder)
-    place = Place.new(s3, "s3fs")
+    place = Place.new(s3, "url")
     place.put(local, "maps.zarr")
     ds, most, to = place.open("maps.zarr"), enough(local), place.target("t.zarr")
     plan = ds.chunking.plan(WHAT, max_mem=most, **to)

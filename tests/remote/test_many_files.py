@@ -15,7 +15,8 @@ import zarr
 
 import xchunk
 from remote.data import need
-from xchunk.storage.roots import is_mixed
+from servers.web import has_nginx, nginx
+from xchunk.sources.provenance import unlike
 
 # what cannot be kept as it is stored is said, which is looked at in the plan's notes
 pytestmark = pytest.mark.filterwarnings("ignore::xchunk.errors.LayoutChangeWarning")
@@ -48,7 +49,7 @@ def year(path: Path, number: int, encoding: dict[str, Any], chunk: int, top: flo
     return where
 
 
-def opened(how: str, files: list[Path]) -> xr.Dataset:
+def open_by(how: str, files: list[Path]) -> xr.Dataset:
     if how == "open_mfdataset":
         return xr.open_mfdataset(files, engine="zarr")
     if how == "concat":
@@ -78,12 +79,12 @@ def test_365_and_366_days(
 ) -> None:
     files = [year(tmp_path, 2019, PACKED, 10), year(tmp_path, 2020, second, 31, top)]
     right = np.concatenate([xr.open_zarr(f).v.values for f in files])
-    ds = opened(how, files)
+    ds = open_by(how, files)
     if how != "open_dataset":
-        assert is_mixed(ds.v.variable) == (stored != "i2")
+        assert (unlike(ds.v.variable) is not None) == (stored != "i2")
     plan = ds.chunking.plan({"time": -1, "lat": 2}, store=tmp_path / "out.zarr")
     mixed = [note for note in plan.notes if "stored in different ways" in note]
-    assert bool(mixed) == (stored != "i2" and how != "open_dataset")
+    assert bool(mixed) == (stored != "i2")
     out = ds.chunking.apply({"time": -1, "lat": 2}, store=tmp_path / "out.zarr", progress=False)
     np.testing.assert_array_equal(out.v.values, right)
     array = zarr.open_group(tmp_path / "out.zarr", mode="r")["v"]
@@ -96,7 +97,7 @@ def test_365_and_366_days(
 
 def test_an_encoding_that_is_given_is_kept(tmp_path: Path) -> None:
     files = [year(tmp_path, 2019, PACKED, 10), year(tmp_path, 2020, {"dtype": "f8"}, 31)]
-    ds = opened("open_mfdataset", files)
+    ds = open_by("open_mfdataset", files)
     ds.v.encoding = {"dtype": "i4", "scale_factor": 0.005, "_FillValue": -1_000_000}
     ds.chunking.apply({"time": -1}, store=tmp_path / "out.zarr", progress=False)
     assert zarr.open_group(tmp_path / "out.zarr", mode="r")["v"].dtype == np.dtype("i4")
@@ -111,7 +112,7 @@ def test_integers_of_two_widths(tmp_path: Path) -> None:
     narrow = xr.open_zarr(files[0]).load().drop_encoding()
     narrow["v"] = narrow.v.astype("i2")
     narrow.to_zarr(tmp_path / "narrow.zarr")
-    ds = opened("concat", [tmp_path / "narrow.zarr", files[1]])
+    ds = open_by("concat", [tmp_path / "narrow.zarr", files[1]])
     assert ds.v.dtype == np.dtype("i4")
     out = ds.chunking.apply({"time": -1}, store=tmp_path / "out.zarr", progress=False)
     np.testing.assert_array_equal(out.v.values, ds.v.values)
@@ -223,3 +224,116 @@ def test_references_of_virtualizarr(tmp_path: Path, kind: str, form: str, steps:
     assert done.returncode == 0, done.stderr
     # packed as they are stored: the chunks are copied, and not their decoded values
     assert json.loads(done.stdout) == [form, [1, 6, 8], "int16", [steps, 6, 4]]
+
+
+KERCHUNK = """
+import json, shutil, warnings
+warnings.simplefilter("ignore")
+import numpy as np, xarray as xr, zarr, xchunk
+from kerchunk.combine import MultiZarrToZarr
+from kerchunk.hdf import SingleHdf5ToZarr
+from xchunk.opening.dataset import open_named
+from xchunk.opening.formats import open_source
+names, right = [f"{i:02}.nc" for i in range(24)], []
+for i, name in enumerate(names):
+    values = np.random.default_rng(i).integers(0, 99, (10, 6, 8)) / 2
+    ds = xr.Dataset({"v": (("t", "y", "x"), values)}, coords={"t": np.arange(10) + 10 * i})
+    ds.to_netcdf(name, engine="h5netcdf", encoding={"v": {
+        "dtype": "i2", "scale_factor": 0.5, "chunksizes": (1, 6, 8), "zlib": True,
+        "shuffle": True}})
+    right.append(values)
+parts = [SingleHdf5ToZarr(name, inline_threshold=0).translate() for name in names]
+refs = MultiZarrToZarr(parts, concat_dims=["t"], remote_protocol="file").translate()
+json.dump(refs, open("refs.json", "w"))
+inside = {"storage_options": {"fo": "refs.json"}}
+for ds in (
+    xr.open_dataset("refs.json", engine="kerchunk", chunks={}),
+    xr.open_zarr("reference://", consolidated=False, **inside),
+    open_source("refs.json"),
+    open_source("refs.json", engine="kerchunk"),
+    open_source("reference://", **inside),
+    open_source("reference::refs.json"),
+    open_named("refs.json"),
+):
+    layout = ds.chunking.layout()["v"]
+    assert (layout.chunks, layout.codecs) == ((1, 6, 8), ("shuffle", "zlib")), layout
+    shutil.rmtree("out.zarr", ignore_errors=True)
+    out = ds.chunking.apply({"t": -1, "x": 4}, store="out.zarr", progress=False, verify=True)
+    assert zarr.open_group("out.zarr", mode="r")["v"].dtype == "i2"
+    assert np.array_equal(out.v.values, np.concatenate(right))
+"""
+
+
+@pytest.mark.slow
+def test_references_of_24_files_however_they_are_opened(tmp_path: Path) -> None:
+    need("kerchunk", "h5netcdf")
+    call = [sys.executable, "-c", KERCHUNK]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+FAR = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np, xarray as xr, zarr, xchunk
+from kerchunk.hdf import SingleHdf5ToZarr
+from xchunk.opening.dataset import open_named
+url, templates = sys.argv[1], sys.argv[2] == "templates"
+values = (np.arange(20 * 6 * 8) % 999 + 1).reshape(20, 6, 8) * 0.5
+xr.Dataset({"v": (("t", "y", "x"), values)}).to_netcdf("a.nc", engine="h5netcdf", encoding={
+    "v": {"dtype": "i2", "scale_factor": 0.5, "chunksizes": (1, 6, 8), "zlib": True}})
+refs = SingleHdf5ToZarr("a.nc", inline_threshold=0).translate()
+for held in refs["refs"].values():
+    if isinstance(held, list):
+        held[0] = "{{u}}" if templates else f"{url}/a.nc"
+if templates:
+    refs["templates"] = {"u": f"{url}/a.nc"}
+json.dump(refs, open("refs.json", "w"))
+for place in ("refs.json", f"{url}/refs.json"):
+    ds = open_named(place)
+    layout = ds.chunking.layout()["v"]
+    assert (layout.chunks, layout.codecs) == ((1, 6, 8), ("zlib",)), layout
+    target = f"{'there' if '://' in place else 'here'}.zarr"
+    out = ds.chunking.apply({"t": -1, "x": 4}, store=target, progress=False, verify=True)
+    assert zarr.open_group(target, mode="r")["v"].dtype == "i2"
+    assert np.array_equal(out.v.values, values)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["urls", "templates"])
+def test_references_to_files_of_a_server(tmp_path: Path, kind: str) -> None:
+    need("kerchunk", "h5netcdf", "aiohttp")
+    if has_nginx() is None:
+        pytest.skip("needs nginx")
+    with nginx(tmp_path, tmp_path / "nginx") as url:
+        call = [sys.executable, "-c", FAR, url, kind]
+        done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+PARQUET = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np, xarray as xr, zarr, xchunk
+from kerchunk.df import refs_to_dataframe
+from kerchunk.hdf import SingleHdf5ToZarr
+values = (np.arange(20 * 6 * 8) % 999 + 1).reshape(20, 6, 8) * 0.5
+xr.Dataset({"v": (("t", "y", "x"), values)}).to_netcdf("a.nc", engine="h5netcdf", encoding={
+    "v": {"dtype": "i2", "scale_factor": 0.5, "chunksizes": (1, 6, 8), "zlib": True}})
+refs_to_dataframe(SingleHdf5ToZarr("a.nc", inline_threshold=0).translate(), "refs.parq")
+how = {"fo": "refs.parq", "remote_protocol": "file"}
+ds = xr.open_zarr("reference://", consolidated=False, storage_options=how)
+assert ds.chunking.layout()["v"].chunks == (1, 6, 8)
+out = ds.chunking.apply({"t": -1, "x": 4}, store="out.zarr", progress=False, verify=True)
+assert zarr.open_group("out.zarr", mode="r")["v"].dtype == "i2"
+assert np.array_equal(out.v.values, values)
+"""
+
+
+@pytest.mark.slow
+def test_references_in_parquet(tmp_path: Path) -> None:
+    need("kerchunk", "h5netcdf", "fastparquet")
+    call = [sys.executable, "-c", PARQUET]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ import xarray as xr
 import zarr
 
 import xchunk
-import xchunk.bound
+import xchunk.rechunking.runner
 from remote.data import WHAT, enough, enough_for, maps, need
+from servers.proxy import proxy
+from servers.s3 import BUCKET, S3, SECRET
 from servers.web import has_nginx, nginx, without_ranges
-from xchunk.sources import open_source
+from xchunk.opening.formats import open_source
 
 pytest.importorskip("aiohttp")
 pytestmark = [
@@ -40,7 +44,7 @@ def bare(folder: Path) -> Iterator[str]:
         yield url
 
 
-def opened(url: str, through: str) -> xr.Dataset:
+def open_through(url: str, through: str) -> xr.Dataset:
     if through == "fsspec":
         return xr.open_zarr(url)
     from obstore.store import HTTPStore
@@ -57,8 +61,8 @@ def test_a_source_that_is_only_read(
 ) -> None:
     local = maps(folder, shards=shards)
     url = f"{site}/{local.name}"
-    ds = opened(url, through)
-    assert f"from {url}" in str(ds.chunking.layout())
+    ds = open_through(url, through)
+    assert ds.chunking.layout().source == url
     assert ds.chunking.layout()["v"].shards == ((4, 300, 240) if shards else None)
     target = tmp_path / "s.zarr"
     most = enough_for(ds, store=target)
@@ -81,12 +85,12 @@ def test_a_source_that_is_written_anew_is_noticed(
     target = tmp_path / "t.zarr"
 
     def go() -> xr.Dataset:
-        ds = opened(f"{site}/{place.name}", through)
+        ds = open_through(f"{site}/{place.name}", through)
         ds["w"] = ds.v * 2
         return ds.chunking.apply({"t": -1, "x": 2}, store=target, progress=False)
 
     with monkeypatch.context() as patched:
-        patched.setattr(xchunk.bound, "commit", lambda *_: 1 / 0)
+        patched.setattr(xchunk.rechunking.runner, "commit", lambda *_: 1 / 0)
         for _ in range(2):  # what did not change goes on
             with pytest.raises(xchunk.StageFailedError, match="ZeroDivision"):
                 go()
@@ -125,16 +129,28 @@ def test_what_cannot_be_written(url: str) -> None:
 
 # h5py is not loaded into the common process
 NETCDF = """
-import sys
+import json, sys
 import numpy as np, xarray as xr, zarr, xchunk
-from xchunk.sources import open_source
-url, local, target = sys.argv[1:]
-ds = open_source(url)
+from xchunk.opening.formats import open_source
+url, local, target, options = sys.argv[1:]
+options = json.loads(options)
+ds = open_source(url, storage_options=options)
+near = open_source(local, engine="h5netcdf")
+for name in ("v", "w"):
+    here, there = (d.chunking.layout()[name].to_dict() for d in (near, ds))
+    assert here == there, (here, there)
+assert ds.chunking.layout()["v"].by_chunk
 ds.chunking.apply({"t": -1, "x": 5}, store=target, max_mem="60MB", progress=False, verify=True)
 raw = zarr.open_group(target, mode="r")["v"]
 with xr.open_dataset(local, engine="h5netcdf", decode_cf=False) as source:
     assert np.array_equal(raw[...], source.v.values), "values"
+    assert np.array_equal(zarr.open_group(target, mode="r")["w"][...], source.w.values), "w"
 assert raw.chunks == (20, 5), raw.chunks
+import fsspec
+opened = fsspec.open(url, **options).open()
+again = xr.open_dataset(opened, engine="h5netcdf", chunks={})
+assert again.chunking.layout()["v"].codecs == ("zlib",)
+again.close()
 print("same", raw.dtype)
 """
 
@@ -142,13 +158,17 @@ MAKE = """
 import sys
 import numpy as np, xarray as xr
 ds = xr.Dataset({"v": (("t", "x"), np.arange(600, dtype="f4").reshape(20, 30) / 8)})
+ds["w"] = ds.v * 2
 ds.to_netcdf(sys.argv[1], engine="h5netcdf",
-             encoding={"v": {"dtype": "i2", "scale_factor": 0.125, "chunksizes": (1, 30)}})
+             encoding={"v": {"dtype": "i2", "scale_factor": 0.125, "chunksizes": (1, 30),
+                             "zlib": True}})
 """
 
 
-def child(code: str, *args: str) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-c", code, *args]
+def child(
+    code: str, *args: str, options: dict[str, Any] | None = None
+) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-c", code, *args, *([] if options is None else [json.dumps(options)])]
     return subprocess.run(call, capture_output=True, text=True, check=False)
 
 
@@ -158,11 +178,73 @@ def test_netcdf_over_http(site: str, bare: str, folder: Path, tmp_path: Path) ->
     local = folder / "v.nc"
     made = child(MAKE, str(local))
     assert made.returncode == 0, made.stderr
-    done = child(NETCDF, f"{site}/v.nc", str(local), str(tmp_path / "s.zarr"))
+    done = child(NETCDF, f"{site}/v.nc", str(local), str(tmp_path / "s.zarr"), options={})
     assert done.returncode == 0, done.stderr
-    failed = child(NETCDF, f"{bare}/v.nc", str(local), str(tmp_path / "b.zarr"))
+    failed = child(NETCDF, f"{bare}/v.nc", str(local), str(tmp_path / "b.zarr"), options={})
     # the client may read all of a file; what it may not do is to copy something else
     assert "SourceError" in failed.stderr or failed.stdout == done.stdout
+
+
+@pytest.mark.slow
+def test_netcdf_on_s3(s3: S3, folder: Path, tmp_path: Path) -> None:
+    need("h5netcdf", "s3fs")
+    local = folder / "on-s3.nc"
+    assert child(MAKE, str(local)).returncode == 0
+    import s3fs
+
+    s3fs.S3FileSystem(**s3.options).put_file(str(local), f"{BUCKET}/on-s3.nc")
+    done = child(
+        NETCDF, s3.url("on-s3.nc"), str(local), str(tmp_path / "s.zarr"), options=s3.options
+    )
+    assert done.returncode == 0, done.stderr
+    assert SECRET not in done.stdout + done.stderr
+
+
+OPEN = """
+import sys
+import xarray as xr
+from xchunk.opening.formats import open_source
+url, who = sys.argv[1:]
+if who == "xchunk":
+    open_source(url).close()
+else:
+    xr.open_dataset(url, engine="zarr" if "zarr" in url else "h5netcdf", chunks={}).close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("maps-3-False.zarr", 0), ("maps-2-False.zarr", 0), ("large.nc", 0), ("no-suffix", 1)],
+)
+def test_opening_takes_no_more_than_xarray(
+    site: str, folder: Path, tmp_path: Path, name: str, more: int
+) -> None:
+    """Neither requests nor bytes; a file whose name promises nothing takes eight bytes more."""
+    need("h5netcdf")
+    maps(folder)
+    maps(folder, zarr_format=2)
+    if name.endswith(("nc", "suffix")):
+        made = child(MAKE_LARGE, str(folder / name))
+        assert made.returncode == 0, made.stderr
+    counted = {}
+    with proxy(int(site.rpartition(":")[2])) as between:
+        for who in ("xarray", "xchunk"):
+            between.clear()
+            url = f"http://127.0.0.1:{between.port}/{name}"
+            done = child(OPEN, url, who)
+            assert done.returncode == 0, done.stderr
+            counted[who] = len(between.seen), sum(r.nbytes for r in between.seen)
+    assert counted["xchunk"] == (counted["xarray"][0] + more, counted["xarray"][1] + 8 * more)
+
+
+MAKE_LARGE = """
+import sys
+import numpy as np, xarray as xr
+values = np.random.default_rng(0).normal(size=(60, 300, 400)).astype("f4")
+xr.Dataset({"v": (("t", "y", "x"), values)}).to_netcdf(
+    sys.argv[1], engine="h5netcdf", encoding={"v": {"chunksizes": (1, 300, 400)}})
+"""
 
 
 def test_nothing_there(bare: str) -> None:

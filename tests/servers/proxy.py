@@ -27,6 +27,8 @@ class Request:
     """Path and query."""
     status: int
     """What was answered; 503 where the proxy failed it."""
+    nbytes: int = 0
+    """Bytes of the answer's body."""
 
     @property
     def key(self) -> str:
@@ -164,5 +166,6 @@ async def _pass_on(request: Any, session: Any, to: int, state: Proxy) -> Any:
                 answer.headers.add(name, value)
         if request.method == "HEAD" and "Content-Length" in found.headers:
             answer.headers["Content-Length"] = found.headers["Content-Length"]
-        state.seen.append(Request(request.method, target, found.status))
+        nbytes = 0 if request.method == "HEAD" else len(raw)
+        state.seen.append(Request(request.method, target, found.status, nbytes))
         return answer

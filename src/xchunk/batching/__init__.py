@@ -1,1 +1,1 @@
-"""Many rechunks from one list of jobs: unattended, safe to start again, over many machines."""
+"""Many rechunks from one list of jobs: unattended, safe to start again, on many machines."""

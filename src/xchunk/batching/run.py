@@ -1,31 +1,151 @@
-"""Running a batch: one item after the other, each skipped, gone on with or begun as it stands."""
+"""A batch, run item by item: each skipped, resumed or begun, and what became of it."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import re
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from xchunk._typing import ProgressLike
-from xchunk.batching.expand import Item
-from xchunk.batching.one import Made, masked, plan_item, run_item, verify_item
-from xchunk.batching.report import BatchReport, JobResult
-from xchunk.batching.stamps import sources_stamp, target_stamp
-from xchunk.batching.state import Record, Shown, State, Verdict, decide, is_ours
+from xchunk.batching.item import Child, Made, can_die, masked, plan_item, run_item, verify_item
+from xchunk.batching.schema import (
+    Item,
+    expand,
+    parse_jobs,
+    parse_shard,
+    pick,
+    read_job_file,
+    take_shard,
+)
+from xchunk.batching.state import (
+    Record,
+    ShownStatus,
+    State,
+    Verdict,
+    decide,
+    is_ours,
+    sources_stamp,
+    target_stamp,
+)
+from xchunk.core.redact import without_secrets
+from xchunk.core.shown import Shown, ToDict
+from xchunk.core.types import ProgressLike
 from xchunk.core.units import format_bytes, format_seconds
-from xchunk.engine.run import current_client
-from xchunk.errors import ResumeMismatchError, SourceError, XchunkError
-from xchunk.storage.fingerprint import without_secrets
+from xchunk.engine.cluster import current_client
+from xchunk.errors import InvalidJobError, ResumeMismatchError, SourceError, XchunkError
 
-__all__ = ["Watcher", "run_items"]
+#: ``done``: written by this run; ``skipped``: done by an earlier one, and still right;
+#: ``planned``: what a dry run would do; ``failed``; ``interrupted``: begun, and goes on with the
+#: next run; ``waiting``: not begun.
+Status = Literal["done", "skipped", "planned", "failed", "interrupted", "waiting"]
+
+#: In the order in which they are counted.
+STATUSES: tuple[Status, ...] = (
+    "done", "skipped", "planned", "failed", "interrupted", "waiting",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class JobResult(ToDict):
+    """What became of one target."""
+
+    name: str
+    """Name of the job, and of the source where a job has several."""
+    job: str
+    """Name of the job."""
+    sources: tuple[str, ...]
+    """Paths or URLs, without credentials."""
+    target: str
+    """Path or URL, without credentials."""
+    status: Status
+    """What became of it."""
+    verified: bool = False
+    """Whether the target was read back and compared with its source."""
+    seconds: float = 0.0
+    """How long it took; predicted where it is only planned."""
+    nbytes: int = 0
+    """Bytes of its variables, as stored before codecs."""
+    message: str = ""
+    """Why it failed, was done again or was left as it is, in words."""
+    error: str = ""
+    """Name of the error's class, where it failed."""
+    notes: tuple[str, ...] = ()
+    """What was noted while it ran, in words."""
+    log: str = ""
+    """Path of its log; empty where there is none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON types."""
+        return {**super().to_dict(), "error": self.error or None, "log": self.log or None}
+
+
+@dataclass(frozen=True, repr=False)
+class BatchReport(Shown, Sequence[JobResult], view="batch"):
+    """What became of a batch, in the order of its jobs; a sequence of results."""
+
+    results: tuple[JobResult, ...]
+    """What became of each target."""
+    source: str = ""
+    """The job file; empty where the jobs were given in Python."""
+    shard: tuple[int, int] | None = None
+    """Which of how many shards it is; None: all jobs."""
+    seconds: float = 0.0
+    """How long the whole batch took."""
+    interrupted: bool = False
+    """Whether it was stopped before its end."""
+    state: str = ""
+    """The folder of state and logs; empty where none is kept."""
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[JobResult]:
+        return iter(self.results)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            found = [r for r in self.results if r.name == index]
+            if not found:
+                raise KeyError(index)
+            return found[0]
+        return self.results[index]
+
+    @property
+    def counts(self) -> dict[Status, int]:
+        """Number of results of each status."""
+        return {s: sum(r.status == s for r in self.results) for s in STATUSES}
+
+    @property
+    def failed(self) -> tuple[JobResult, ...]:
+        """The results that failed."""
+        return tuple(r for r in self.results if r.status == "failed")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that were written, as stored before codecs."""
+        return sum(r.nbytes for r in self.results if r.status == "done")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON types."""
+        return {
+            "source": self.source or None,
+            "shard": None if self.shard is None else list(self.shard),
+            "counts": dict(self.counts),
+            "verified": sum(r.verified for r in self.results),
+            "nbytes": self.nbytes,
+            "seconds": self.seconds,
+            "interrupted": self.interrupted,
+            "state": self.state or None,
+            "jobs": [r.to_dict() for r in self.results],
+        }
 
 
 #: Items after which memory is looked through: graphs and arrays refer to each other, and stay
@@ -66,7 +186,7 @@ class _Standing:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the store that is there is one that the batch made."""
+        """Whether the existing store is one that the batch made."""
         return is_ours(self.earlier, self.target)
 
     @property
@@ -89,36 +209,23 @@ def run_items(
 ) -> BatchReport:
     """Run items one after the other.
 
-    Parameters
-    ----------
-    items : sequence of Item
-        What is to be done.
-    state : State
-        What earlier runs did; takes note of what this one does.
-    watcher : Watcher
-        Who is told how far it is.
-    resume : bool
-        Whether finished items are skipped, and unfinished ones gone on with.
-    keep_going : bool
-        Whether the rest is run after one that failed.
-    dry_run : bool
-        Whether items are planned only; nothing is written.
-    source, shard
-        For the report.
-
-    Returns
-    -------
-    BatchReport
-        Also where it was interrupted (Ctrl-C): what was begun goes on with the next run.
+    - ``items``: what is to be done.
+    - ``state``: what earlier runs did; takes note of what this one does.
+    - ``watcher``: who is told how far it is.
+    - ``resume``: whether finished items are skipped, and unfinished ones resumed.
+    - ``keep_going``: whether the rest is run after one that failed.
+    - ``dry_run``: whether items are planned only; nothing is written.
+    - ``source``, ``shard``: for the report.
+    - returns: also where it was interrupted (Ctrl-C): what was begun goes on with the next run.
     """
     start = time.perf_counter()
     batch = _Batch(state, watcher, resume=resume, dry_run=dry_run)
     state.read()
-    if dry_run:
-        results, interrupted = batch.run(items, keep_going=keep_going)
-    else:
-        with state.writing():
+    try:
+        with nullcontext() if dry_run else state.writing():
             results, interrupted = batch.run(items, keep_going=keep_going)
+    finally:
+        batch.child.close()
     return BatchReport(
         results=results,
         source=source,
@@ -136,6 +243,7 @@ class _Batch:
         self.state, self.watcher = state, watcher
         self.resume, self.dry_run = how["resume"], how["dry_run"]
         self.client = current_client()
+        self.child = Child()
 
     def run(self, items: Sequence[Item], *, keep_going: bool) -> tuple[tuple[JobResult, ...], bool]:
         results: list[JobResult] = []
@@ -181,7 +289,7 @@ class _Batch:
             facts["verified"] = item.options.verify or standing.verdict == "verify"
         except KeyboardInterrupt:
             facts["status"] = "interrupted"
-            facts["message"] = "what is written is kept, and the next run goes on there"
+            facts["message"] = "what is written is kept, and the next run resumes"
             log.say("interrupted")
         except Exception as error:  # noqa: BLE001 - one broken job does not stop the rest
             facts = {"status": "failed", "error": type(error).__name__}
@@ -202,7 +310,7 @@ class _Batch:
         job = hashlib.sha256(
             "\0".join((options.digest, *map(without_secrets, item.sources))).encode()
         ).hexdigest()[:32]
-        source = sources_stamp(item.sources, options.storage_options)
+        source = sources_stamp(item.sources, options.source_options or {})
         target = target_stamp(item.target, options.for_target)
         verdict, why = decide(earlier, job=job, source=source, target=target, verify=options.verify)
         if not self.resume and verdict != "run":
@@ -210,7 +318,7 @@ class _Batch:
         return _Standing(earlier, job, source, target, verdict, why)
 
     def skipped(self, item: Item, standing: _Standing) -> JobResult:
-        """Tell what an earlier run did."""
+        """Report what an earlier run did."""
         earlier = standing.earlier
         if earlier is None:
             raise TypeError("nothing is skipped that was not done")
@@ -223,11 +331,15 @@ class _Batch:
         )
 
     def planned(self, item: Item, standing: _Standing) -> JobResult:
-        """Tell what would be done."""
+        """Report what would be done."""
         if standing.verdict == "verify":
             return _result(item, "planned", message=f"only verified: {standing.why}")
         overwrite = item.options.overwrite or standing.is_ours
-        made = plan_item(item, overwrite=overwrite)
+        made = Made()
+        if self.is_apart(item):
+            self.child.do("plan", item, made, overwrite=overwrite)
+        else:
+            made = plan_item(item, overwrite=overwrite)
         return _result(
             item,
             "planned",
@@ -243,7 +355,10 @@ class _Batch:
         if standing.why:
             log.say(standing.why)
         if standing.verdict == "verify":
-            verify_item(item, made)
+            if self.is_apart(item):
+                self.child.do("verify", item, made)
+            else:
+                verify_item(item, made)
             return
         self.note(item, standing, "running")
         # what the batch made itself, and is still as it was, may be made anew
@@ -251,20 +366,31 @@ class _Batch:
         progress = self.watcher.progress(item.name)
         resume = self.resume and not standing.is_changed
         try:
-            run_item(item, made, overwrite=overwrite, resume=resume, progress=progress)
+            self.write(item, made, progress, overwrite=overwrite, resume=resume)
         except ResumeMismatchError as error:
             if standing.earlier is None or not resume:
                 raise
             # the batch itself began it, by another plan
             log.say(f"begun anew: {masked(_one_line(error), item)}")
             made.notes.append("begun anew, since an earlier run had another plan")
-            run_item(item, made, overwrite=overwrite, resume=False, progress=progress)
+            self.write(item, made, progress, overwrite=overwrite, resume=False)
+
+    def is_apart(self, item: Item) -> bool:
+        """Whether an item runs in a process of its own; a cluster has processes enough."""
+        return self.client is None and can_die(item)
+
+    def write(self, item: Item, made: Made, progress: ProgressLike, **how: bool) -> None:
+        """Write an item, here or in the child."""
+        if self.is_apart(item):
+            self.child.do("run", item, made, progress, **how)
+        else:
+            run_item(item, made, progress=progress, **how)
 
     def note(
         self,
         item: Item,
         standing: _Standing,
-        status: Shown,
+        status: ShownStatus,
         *,
         seconds: float = 0.0,
         nbytes: int = 0,
@@ -365,3 +491,45 @@ def _one_line(error: BaseException) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def start_batch(
+    jobs: Any,
+    *,
+    watcher: Watcher,
+    defaults: Mapping[str, Any] | None = None,
+    only: str | Sequence[str] = (),
+    shard: str | Sequence[int] | None = None,
+    state: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    keep_going: bool = True,
+    dry_run: bool = False,
+) -> BatchReport:
+    """Run a batch; see `xchunk.batch`. Where it is interrupted, its report says so."""
+    part = None if shard is None else parse_shard(shard)
+    source, base = "", Path.cwd()
+    folder = None if state is None else Path(state).expanduser().absolute()
+    if isinstance(jobs, str | os.PathLike):
+        path = Path(jobs).expanduser()
+        source, base = os.fspath(jobs), path.absolute().parent
+        said: Any = read_job_file(path)
+        folder = folder or base / f"{path.stem}.xchunk-batch"
+    elif isinstance(jobs, Mapping | Sequence):
+        said = jobs
+    else:
+        raise InvalidJobError(
+            f"a {type(jobs).__name__} is no list of jobs; give the path of a job file, or a list "
+            "of mappings with source, target, and chunks or access."
+        )
+    parsed = parse_jobs(said, source or "the jobs", defaults)
+    items = pick(expand(parsed, base), [only] if isinstance(only, str) else only)
+    return run_items(
+        take_shard(items, part),
+        State(folder, part),
+        watcher=watcher,
+        resume=resume,
+        keep_going=keep_going,
+        dry_run=dry_run,
+        source=source,
+        shard=part,
+    )

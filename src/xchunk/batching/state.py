@@ -1,4 +1,7 @@
-"""The state of a batch: what became of each item, kept so that any instant may be the last.
+"""The state of a batch: what became of each item, and whether it still holds.
+
+They are made without opening anything as a dataset: thousands of finished jobs are looked
+through before the first one is run.
 
 Each process appends to a part of its own, one line of JSON for each thing that happens, so that
 machines that share nothing but a folder need no lock. A line that was cut off by a kill counts
@@ -7,9 +10,10 @@ for nothing. All parts are read at the start: of each item, the latest record st
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,11 +22,101 @@ from typing import Any, Literal
 from zarr.storage import LocalStore
 
 from xchunk.errors import InvalidJobError, XchunkError
-from xchunk.storage.lease import lease
+from xchunk.stores.adapter import get_key
+from xchunk.stores.stores import local_path, open_store
+from xchunk.targets.location import state_of
+from xchunk.targets.ownership import lease
+from xchunk.targets.scratch import PREFIX
 
-__all__ = ["Record", "Shown", "State", "Verdict", "decide", "is_ours"]
+#: Files of one store whose names and sizes are looked at.
+_MOST_FILES = 20_000
+_ROOT_DOCUMENTS = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")
+#: What file systems call the version of an object.
+_VERSIONS = (
+    "size", "ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "VersionId",
+    "version_id", "generation", "md5Hash", "created",
+)  # fmt: skip
 
-Shown = Literal["running", "done", "failed", "interrupted"]
+
+def sources_stamp(sources: Sequence[str], options: Mapping[str, Any]) -> str:
+    """Digest what can be seen of sources from outside: sizes, times, versions, root metadata."""
+    return _digest([_source(name, options) for name in sources])
+
+
+def _source(name: str, options: Mapping[str, Any]) -> Any:
+    path = local_path(name)
+    if path is None:
+        return _remote(name, options)
+    try:
+        if path.is_dir():
+            return list(_files(str(path), times=True))
+        stat = path.stat()
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _remote(name: str, options: Mapping[str, Any]) -> Any:
+    import fsspec
+
+    try:
+        fs, path = fsspec.core.url_to_fs(name, **dict(options))
+        info = fs.info(path)
+        facts = [(k, str(info[k])) for k in _VERSIONS if info.get(k) is not None]
+        documents = []
+        if info.get("type") == "directory":
+            facts = []
+            for key in _ROOT_DOCUMENTS:
+                with suppress(FileNotFoundError):
+                    documents.append(hashlib.sha256(fs.cat_file(f"{path}/{key}")).hexdigest())
+    except Exception:  # noqa: BLE001 - what is wrong is said when it is opened
+        return None
+    return [facts, documents]
+
+
+def target_stamp(target: str, options: Mapping[str, Any]) -> str | None:
+    """Digest a complete store: its root's metadata, which are written last, and its files.
+
+    - returns: None where there is no complete zarr store.
+    """
+    store = open_store(target, read_only=True, storage_options=options)
+    if state_of(store) not in ("complete", "committed"):
+        return None
+    documents = [get_key(store, key) or b"" for key in _ROOT_DOCUMENTS]
+    path = local_path(store)
+    files = [] if path is None else list(_files(str(path), times=False))
+    return _digest([[hashlib.sha256(d).hexdigest() for d in documents], files])
+
+
+def _files(folder: str, *, times: bool) -> Iterator[list[Any]]:
+    """List files below a folder with their sizes, in an order that stays the same."""
+    stack, seen = [folder], 0
+    while stack:
+        here = stack.pop()
+        try:
+            entries = sorted(os.scandir(here), key=lambda e: e.name)
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.name == PREFIX:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                stack.append(entry.path)
+                continue
+            if seen >= _MOST_FILES:
+                return
+            seen += 1
+            with suppress(OSError):
+                stat = entry.stat()
+                name = os.path.relpath(entry.path, folder)
+                yield [name, stat.st_size, *([stat.st_mtime_ns] if times else [])]
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+ShownStatus = Literal["running", "done", "failed", "interrupted"]
 #: What is done with an item: it is run, verified, or left as it is.
 Verdict = Literal["run", "verify", "skip"]
 
@@ -35,7 +129,7 @@ class Record:
     """The item's target."""
     name: str
     """The item's name."""
-    status: Shown
+    status: ShownStatus
     """How far it is."""
     job: str
     """Digest of what was asked."""
@@ -64,21 +158,11 @@ def decide(
 ) -> tuple[Verdict, str]:
     """Decide what to do with an item, of what is known of it now.
 
-    Parameters
-    ----------
-    earlier : Record or None
-        What became of it before.
-    job, source : str
-        Digest of what is asked, and stamp of its sources, now.
-    target : str or None
-        Stamp of the complete store that is there now.
-    verify : bool
-        Whether it is to be verified.
-
-    Returns
-    -------
-    tuple
-        The verdict, and why; empty where it goes without saying.
+    - ``earlier``: what became of it before.
+    - ``job``, ``source``: digest of what is asked, and stamp of its sources, now.
+    - ``target``: stamp of the complete store that exists now.
+    - ``verify``: whether it is to be verified.
+    - returns: the verdict, and why; empty where it goes without saying.
     """
     if earlier is None:
         return "run", ""
@@ -100,7 +184,7 @@ def decide(
 
 
 def is_ours(earlier: Record | None, target: str | None) -> bool:
-    """Tell whether the complete store that is there now is one that the batch made."""
+    """Return whether the complete store that exists now is one that the batch made."""
     if earlier is None or target is None:
         return False
     if earlier.status == "done":
@@ -117,12 +201,8 @@ def _changed(earlier: Record, job: str, source: str) -> str:
 class State:
     """The state of a batch in a folder; without a folder, in memory only.
 
-    Parameters
-    ----------
-    folder : path, optional
-        Where it is kept; made when the first record is written.
-    shard : tuple of int, optional
-        Which of how many shards writes it; None: all items.
+    - ``folder``: where it is kept; made when the first record is written.
+    - ``shard``: which of how many shards writes it; None: all items.
     """
 
     def __init__(self, folder: Path | None, shard: tuple[int, int] | None = None):
@@ -156,12 +236,8 @@ class State:
     def writing(self) -> Iterator[None]:
         """Write to this part while the context lasts.
 
-        Raises
-        ------
-        TargetExistsError
-            If another process is writing this part.
-        InvalidJobError
-            If the folder cannot be written to.
+        - raises `TargetExistsError` if another process is writing this part.
+        - raises `InvalidJobError` if the folder cannot be written to.
         """
         if self.path is None:
             yield

@@ -1,0 +1,1 @@
+"""Tools for testing code that rechunks; `xchunk.testing.strategies` needs hypothesis."""

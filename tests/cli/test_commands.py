@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from xchunk.cli import main
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "a.zarr"
+    ds = xr.Dataset({"a": (("time", "x"), np.zeros((2000, 30), "f4"))}, {"time": np.arange(2000)})
+    ds.to_zarr(path, encoding={"a": {"chunks": (1, 30)}, "time": {"chunks": (1,)}})
+    return path
+
+
+@pytest.fixture
+def store(made_once: Path) -> str:
+    """A store of 4000 tiny chunks, which the commands only read."""
+    Path("a.zarr").symlink_to(made_once)
+    return "a.zarr"
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "code"), [("never", 0), ("error", 0), ("warning", 11), ("note", 11), (None, 0)]
+)
+def test_check_has_an_exit_code_for_ci(
+    store: str, fail_on: str | None, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [] if fail_on is None else ["--fail-on", fail_on]
+    assert main.run(["check", store, "--max-mem", "1GB", *options]) == code
+    shown = capsys.readouterr().out
+    assert "stored-chunks-too-small" in shown
+    assert "split-coordinate" in shown
+    # blocks that the command itself would make are no news
+    assert "blocks-too-small" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_check_as_json(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["check", store, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"]["warning"] >= 2
+    assert {"code", "severity", "variable", "message", "consequence", "remedy"} == set(
+        found["findings"][0]
+    )
+
+
+def test_a_budget_makes_an_error(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ds = xr.Dataset({"a": ("x", np.zeros(10**6))})
+    ds.to_zarr("b.zarr", encoding={"a": {"chunks": (10**6,)}})
+    assert main.run(["check", "b.zarr", "--max-mem", "1MB"]) == 11
+    assert "stored-chunks-too-large" in capsys.readouterr().out
+
+
+def test_probe(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["probe", store]) == 0
+    shown = capsys.readouterr().out
+    assert "xchunk probe of a (zarr3)" in shown
+    assert "that one waits for" in " ".join(shown.split())
+    assert main.run(["probe", store, "--variable", "a", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bottleneck"] in ("store", "codec", "overhead")
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["check", "nothing.zarr"], 6),
+        (["check", "a.zarr", "--fail-on", "rain"], 2),
+        (["check", "a.zarr", "--memory", "much"], 3),
+        (["probe", "nothing.zarr"], 6),
+        (["probe", "a.zarr", "--variable", "b"], 3),
+        (["probe", "a.zarr", "--max-bytes", "some"], 3),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    store: str, args: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(args) == code
+    assert "Traceback" not in capsys.readouterr().err
