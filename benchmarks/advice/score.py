@@ -24,7 +24,7 @@ import numpy as np
 
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.suggest import suggest_dataset
+from xchunk.core.suggest.suggestion import suggest_dataset
 from xchunk.errors import XchunkError
 
 SCENARIOS = Path(__file__).with_name("scenarios.json")

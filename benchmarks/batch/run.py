@@ -1,4 +1,4 @@
-"""A batch of made and real files on two workers, three of them broken, killed and gone on with.
+"""A batch of made and real files on two workers, three of them broken, killed and resumed.
 
 200 datasets (netCDF-4, netCDF-3, zarr 2 and 3, packed, sharded) and every real file that the
 packages iris-sample-data and hvsampledata carry are rechunked and verified by `xchunk.batch` on a

@@ -24,7 +24,8 @@ import numpy as np  # noqa: E402
 from core.oracle import random_cases  # noqa: E402
 from xchunk.core.grid import Grid  # noqa: E402
 from xchunk.core.memory import MemoryBudget  # noqa: E402
-from xchunk.core.plan import CopyJob, Limits, plan_array  # noqa: E402
+from xchunk.core.plan.choose import plan_array  # noqa: E402
+from xchunk.core.plan.stages import CopyJob, Limits  # noqa: E402
 
 #: stages, dims, sizes of a dim (the upper end excluded), share of the cases asked for
 SPACES = [

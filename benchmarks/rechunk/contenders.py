@@ -37,7 +37,7 @@ def opened(case: Case, source: str) -> Any:
 def asked_of_xchunk(case: Case, target: str, budget: int) -> dict[str, Any]:
     """Spell a case out in the words of xchunk's `plan` and `apply`."""
     what = {"v": dict(zip(case.dims, case.target, strict=True))}
-    asked: dict[str, Any] = {"what": what, "store": target, "max_mem": budget}
+    asked: dict[str, Any] = {"chunks": what, "store": target, "max_mem": budget}
     if case.target_shards is not None:
         asked["shards"] = {"v": dict(zip(case.dims, case.target_shards, strict=True))}
     return asked

@@ -163,6 +163,7 @@ def new_place(out: Path) -> Path:
     What earlier runs wrote stays as long as there is room: ext4 passes over the inodes of files
     that were deleted in the last minutes one by one, whenever a file is made.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(out.parent).free
     if out.exists() and free < ROOM:
         shutil.rmtree(out)

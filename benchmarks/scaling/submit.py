@@ -23,8 +23,8 @@ from zarr.storage import LocalStore
 
 from xchunk.core.grid import Grid
 from xchunk.engine.copy import StageSpec
-from xchunk.engine.run import Chain, run_chains
-from xchunk.storage.refs import ZarrRef
+from xchunk.engine.graph import Chain, run_chains
+from xchunk.sources.refs import ZarrRef
 
 SCHEDULER = """
 import asyncio
@@ -65,6 +65,8 @@ def chain_of(boxes: int, stages: int = 1) -> Chain:
             StageSpec(
                 run="bench",
                 label=f"xchunk-{('read', 'write')[k]}-v",
+                array="v",
+                number=k,
                 source=here,
                 target=here,
                 origin=(0, 0),

@@ -52,10 +52,10 @@ def cell(workload: str, way: str, path: str) -> dict[str, Any]:
     import dask
     from distributed import Client, LocalCluster
     from run import work
-    from workloads import WORKLOADS
+    from workloads import CUBES
 
     warnings.simplefilter("ignore")
-    function = WORKLOADS[workload]
+    function = CUBES[workload]
     # a worker that dies again and again is given up at once
     dask.config.set({"distributed.scheduler.allowed-failures": 1})
     with (

@@ -6,8 +6,9 @@ malloc trimming (heap2, rss2 and rss3 are repetitions: threads race, and the hig
 counts), and on a cluster of two workers of one thread (cluster2 and cluster3 are repetitions,
 since its scheduler's choices differ from run to run).
 
-    python benchmarks/workloads/run.py [--only mean,std] [--chunks series,maps]
+    python benchmarks/workloads/run.py [--set maps] [--only mean,std] [--chunks series,maps]
         [--kinds predict,heap,heap2,rss,rss2,rss3,cluster,cluster2] [--out results.json]
+        [--pick picks.json]
 """
 
 from __future__ import annotations
@@ -39,13 +40,15 @@ PATIENCE = 600
 def cell(kind: str, workload: str, chunks: str, path: str) -> dict[str, Any]:
     """Predict or run one cell."""
     import xarray as xr
-    from workloads import CHUNKINGS, WORKLOADS
+    from workloads import SETS
 
     warnings.simplefilter("ignore")
-    function = WORKLOADS[workload]
-    blocks = CHUNKINGS[chunks] if chunks in CHUNKINGS else json.loads(chunks)
+    data = next(d for d in SETS.values() if workload in d.workloads)
+    function = data.workloads[workload]
+    blocks = data.chunkings[chunks] if chunks in data.chunkings else json.loads(chunks)
     if kind == "suggest":
-        return suggest(function, xr.open_zarr(path, chunks=None, consolidated=False))
+        ds = xr.open_zarr(path, chunks=None, consolidated=False)
+        return suggest(function, ds, data.allowed)
     if kind.startswith("heap"):
         return run_heap(function, path, blocks)
     ds = xr.open_zarr(path, chunks=blocks, consolidated=False)
@@ -57,7 +60,7 @@ def cell(kind: str, workload: str, chunks: str, path: str) -> dict[str, Any]:
 
 
 def predict_cell(function: Any, ds: Any) -> dict[str, Any]:
-    from xchunk.simulate import predict
+    from xchunk.simulate.predict import predict
 
     start = time.perf_counter()
     lazy = function(ds)
@@ -68,11 +71,11 @@ def predict_cell(function: Any, ds: Any) -> dict[str, Any]:
     return out
 
 
-def suggest(function: Any, ds: Any) -> dict[str, Any]:
+def suggest(function: Any, ds: Any, allowed: int) -> dict[str, Any]:
     import xchunk  # noqa: F401 - it gives Datasets their accessor
 
     start = time.perf_counter()
-    found = ds.chunking.suggest(workload=function, max_mem="600MB")
+    found = ds.chunking.suggest(workload=function, max_mem=allowed)
     took = time.perf_counter() - start
     return {"took": took, **found.to_dict()}
 
@@ -81,7 +84,7 @@ def work(lazy: Any) -> Any:
     """What to compute: a small result as it is, a large one block by block into nothing."""
     import dask.array as da
 
-    from xchunk.core.decide import SMALL
+    from xchunk.core.suggest.decision import SMALL
     from xchunk.simulate.lazy import dask_arrays
     from xchunk.simulate.standin import Discard
 
@@ -96,7 +99,7 @@ def warm(function: Any, ds: Any) -> None:
     """Import what the workload needs, and let libraries make their pools."""
     import dask
 
-    small = ds.isel(time=slice(0, 100), lat=slice(0, 4), lon=slice(0, 4)).load().chunk()
+    small = ds.isel(time=slice(0, 100), lat=slice(0, 8), lon=slice(0, 8)).load().chunk()
     dask.compute(work(function(small)), scheduler="threads", num_workers=THREADS)
     dask.compute(ds.t2m[:2, :2, :2].data, scheduler="threads", num_workers=THREADS)
 
@@ -108,7 +111,7 @@ def run_heap(function: Any, path: str, blocks: dict[str, int]) -> dict[str, Any]
     from workloads import READS, Counting
     from zarr.storage import LocalStore
 
-    from xchunk.simulate.values import arrays_in, root_of
+    from xchunk.simulate.signature import arrays_in, root_of
 
     store = Counting(LocalStore(path, read_only=True))
     ds = xr.open_zarr(store, chunks=blocks, consolidated=False)
@@ -314,27 +317,38 @@ def summary(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def pick(workload: str, found: dict[str, Any], path: Path) -> dict[str, Any]:
+def pick(workload: str, found: dict[str, Any], path: Path, allowed: int) -> dict[str, Any]:
     """Suggest chunks for a workload, run it with them, and compare the time with the others'."""
-    suggestion = run("suggest", workload, "series", path)
+    suggestion = run("suggest", workload, "{}", path)
     if "error" in suggestion:
         return suggestion
-    chunks = suggestion["variables"]["t2m"]["chunks"]
+    chosen = suggestion["variables"]["t2m"]
+    chunks = chosen["chunks"]
+    if chosen["action"] == "stage":
+        return {"error": f"rechunked first, to {chosen['target_chunks']}: not run"}
     times = [run("rss", workload, json.dumps(chunks), path) for _ in range(2)]
+    counted = run("heap", workload, json.dumps(chunks), path)
     cells = {
         name.split("/")[1]: [c[k] for k in c if k.startswith("rss") and "cpu" in c[k]]
         for name, c in found.items()
         if name.startswith(workload + "/")
     }
     others = {
-        what: {n: min(r[what] for r in runs) for n, runs in cells.items() if runs}
+        what: {
+            n: min(r[what] for r in runs)
+            for n, runs in cells.items()
+            if runs and max(r["rss"] for r in runs) <= allowed
+        }
         for what in ("seconds", "cpu")
     }
     return {
+        "action": chosen["action"],
         "chunks": chunks,
         "took": suggestion["took"],
         "tried": len(suggestion["outcomes"]),
         "predicted": suggestion["prediction"]["rss"][0],
+        "told": suggestion["prediction"]["tasks"],
+        "tasks": counted.get("tasks", 0),
         "rss": max(t.get("rss", 0) for t in times),
         "seconds": min(t.get("seconds", float("inf")) for t in times),
         "cpu": min(t.get("cpu", float("inf")) for t in times),
@@ -354,22 +368,24 @@ def picks(found: dict[str, Any]) -> str:
         least = min([p["cpu"], *p["others_cpu"].values()])
         times = ", ".join(f"{n} {t:.2f}" for n, t in p["others"].items())
         lines.append(
-            f"{workload:12s} {p['chunks']!s:44s} {p['seconds']:6.2f} s ({times}): "
+            f"{workload:16s} {p['chunks']!s:44s} {p['seconds']:6.2f} s ({times}): "
             f"{p['seconds'] / best:.2f} x the fastest, {p['cpu'] / least:.2f} x the least CPU "
-            f"({p['cpu']:.2f} s); peak {p['predicted'] / MB:.0f}/"
-            f"{p['rss'] / MB:.0f} MB; {p['tried']} tried in {p['took']:.0f} s"
+            f"({p['cpu']:.2f} s); peak {p['predicted'] / MB:.0f}/{p['rss'] / MB:.0f} MB "
+            f"{off(p['predicted'], p['rss'])}; tasks {p['told']}/{p['tasks']}; {p['action']}, "
+            f"{p['tried']} tried in {p['took']:.0f} s"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    from workloads import CHUNKINGS, WORKLOADS, make
+    from workloads import SETS, make
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cell", nargs=3)
-    parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "workloads.zarr")
-    parser.add_argument("--only", default=",".join(WORKLOADS))
-    parser.add_argument("--chunks", default=",".join(CHUNKINGS))
+    parser.add_argument("--set", choices=SETS, default="cubes")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--only")
+    parser.add_argument("--chunks")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pick", type=Path, help="suggest chunks, run with them, note it here")
@@ -378,15 +394,19 @@ def main() -> None:
     if args.cell:
         print(json.dumps(cell(*args.cell, str(args.data))))
         return
+    data = SETS[args.set]
+    args.data = args.data or Path(tempfile.gettempdir()) / f"workloads-{args.set}.zarr"
+    args.only = args.only or ",".join(data.workloads)
+    args.chunks = args.chunks or ",".join(data.chunkings)
     if not args.data.exists():
-        make(args.data)
+        make(args.data, data.shape, data.stored)
     found: dict[str, Any] = {}
     if args.out and args.out.exists():
         found = json.loads(args.out.read_text())
     if args.pick:
         picked = json.loads(args.pick.read_text()) if args.pick.exists() else {}
         for workload in args.only.split(","):
-            picked[workload] = pick(workload, found, args.data)
+            picked[workload] = pick(workload, found, args.data, data.allowed)
             print(picks({workload: picked[workload]}), flush=True)
             args.pick.write_text(json.dumps(picked, indent=1))
         print(picks(picked))

@@ -1,26 +1,18 @@
-"""Twelve workloads and the data that they run on."""
+"""Workloads and the data that they run on: small cubes, and maps of all places."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from zarr.storage import WrapperStore
 
-SHAPE = {"time": 1461, "lat": 180, "lon": 180}
-STORED = {"time": 100, "lat": 60, "lon": 60}
-
-#: The chunks that workloads are run with: series, maps, small cubes, and blocks that split
-#: stored chunks.
-CHUNKINGS: dict[str, dict[str, int]] = {
-    "series": {"time": -1, "lat": 60, "lon": 60},
-    "maps": {"time": 100, "lat": -1, "lon": -1},
-    "cubes": {"time": 300, "lat": 60, "lon": 60},
-    "split": {"time": 250, "lat": 90, "lon": 90},
-}
+Workload = Callable[[xr.Dataset], Any]
 
 
 def _detrend(block: xr.DataArray) -> xr.DataArray:
@@ -32,7 +24,7 @@ def _anomaly(ds: xr.Dataset) -> xr.DataArray:
     return groups - groups.mean()
 
 
-WORKLOADS: dict[str, Callable[[xr.Dataset], Any]] = {
+CUBES: dict[str, Workload] = {
     "mean": lambda ds: ds.t2m.mean("time"),
     "std": lambda ds: ds.t2m.std("time"),
     "quantile": lambda ds: ds.t2m.chunk(time=-1).quantile(0.9, "time"),
@@ -48,9 +40,125 @@ WORKLOADS: dict[str, Callable[[xr.Dataset], Any]] = {
 }
 
 
-def make(path: Path, shape: dict[str, int] | None = None, stored: dict[str, int] | None = None):
+def _finer(ds: xr.Dataset) -> xr.DataArray:
+    return ds.t2m.interp(time=ds.time[:-1] + np.timedelta64(12, "h"))
+
+
+def _index(ds: xr.Dataset) -> xr.DataArray:
+    return ds.t2m.isel(lat=slice(0, 10), lon=slice(0, 50)).mean(("lat", "lon"))
+
+
+def _detrended(ds: xr.Dataset) -> xr.DataArray:
+    fit = ds.t2m.polyfit("time", 1)
+    return ds.t2m - xr.polyval(ds.time, fit.polyfit_coefficients)
+
+
+def _spectrum(ds: xr.Dataset) -> xr.DataArray:
+    def power(block: Any) -> Any:
+        return np.abs(np.fft.rfft(block, axis=-1))[..., :100].astype("f4")
+
+    return xr.apply_ufunc(
+        power,
+        ds.t2m.chunk(time=-1),
+        input_core_dims=[["time"]],
+        output_core_dims=[["freq"]],
+        dask="parallelized",
+        output_dtypes=["f4"],
+        dask_gufunc_kwargs={"output_sizes": {"freq": 100}},
+    )
+
+
+def _spells(ds: xr.Dataset) -> xr.DataArray:
+    hot = (ds.t2m > 5).astype("f4")
+    return hot.rolling(time=5).sum().max("time")
+
+
+def _eddies(ds: xr.Dataset) -> xr.DataArray:
+    t, u = (v - v.mean("lon") for v in (ds.t2m, ds.u10))
+    return (t * u).mean(("time", "lon"))
+
+
+def _stations(ds: xr.Dataset) -> xr.DataArray:
+    rng = np.random.default_rng(3)
+    lat, lon = (
+        xr.DataArray(rng.integers(0, ds.sizes[d], 200), dims="station") for d in ("lat", "lon")
+    )
+    return ds.t2m.isel(lat=lat, lon=lon)
+
+
+MAPS: dict[str, Workload] = {
+    # what users reported, and more of the kind
+    "interp_time": _finer,
+    "coarsen_resample": lambda ds: ds.t2m.coarsen(lat=4, lon=4).mean().resample(time="MS").mean(),
+    "differentiate": lambda ds: ds.t2m.differentiate("lat"),
+    "polyfit": lambda ds: ds.t2m.polyfit("time", 1),
+    "corr_index": lambda ds: xr.corr(ds.t2m, _index(ds), "time"),
+    "weighted": lambda ds: ds.t2m.weighted(np.cos(np.deg2rad(ds.lat))).mean(("lat", "lon")),
+    "smooth": lambda ds: ds.t2m.rolling(lat=5, center=True).mean(),
+    "diff_std": lambda ds: ds.t2m.diff("time").std("time"),
+    "idxmax": lambda ds: ds.t2m.idxmax("time"),
+    "season_std": lambda ds: ds.t2m.groupby("time.season").std(),
+    "histogram": lambda ds: da.histogram(ds.t2m.data, bins=100, range=(-10, 11))[0],
+    "change": lambda ds: abs(ds.t2m - ds.t2m.shift(time=1)).max("time"),
+    "zonal_anomaly": lambda ds: ds.t2m - ds.t2m.mean("lon"),
+    "hot_days": lambda ds: (ds.t2m > 5).resample(time="MS").sum(),
+    # ten more
+    "spectrum": _spectrum,
+    "detrend": _detrended,
+    "spells": _spells,
+    "eddies": _eddies,
+    "stations": _stations,
+    "integrate": lambda ds: ds.t2m.integrate("lat"),
+    "weekly_max": lambda ds: ds.t2m.coarsen(time=7, boundary="trim").max(),
+    "roll": lambda ds: ds.t2m.roll(lon=90, roll_coords=True) * 2,
+    "rolling_var": lambda ds: ds.t2m.rolling(time=10, center=True).var(),
+    "wind_when_warm": lambda ds: ds.u10.where(ds.t2m > 5).mean(("lat", "lon")),
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data, and the workloads and the chunks that they are run with."""
+
+    shape: dict[str, int]
+    stored: dict[str, int]
+    workloads: dict[str, Workload]
+    chunkings: dict[str, dict[str, int]]
+    allowed: int
+    """Bytes that a suggestion may have a process grow by."""
+
+
+SETS = {
+    "cubes": Data(
+        {"time": 1461, "lat": 180, "lon": 180},
+        {"time": 100, "lat": 60, "lon": 60},
+        CUBES,
+        # series, maps, small cubes, and blocks that split stored chunks
+        {
+            "series": {"time": -1, "lat": 60, "lon": 60},
+            "maps": {"time": 100, "lat": -1, "lon": -1},
+            "cubes": {"time": 300, "lat": 60, "lon": 60},
+            "split": {"time": 250, "lat": 90, "lon": 90},
+        },
+        600_000_000,
+    ),
+    "maps": Data(
+        {"time": 1460, "lat": 96, "lon": 180},
+        {"time": 12, "lat": 96, "lon": 180},
+        MAPS,
+        {
+            "stored": {"time": 12, "lat": -1, "lon": -1},
+            "some": {"time": 60, "lat": -1, "lon": -1},
+            "many": {"time": 156, "lat": -1, "lon": -1},
+            "series": {"time": -1, "lat": 32, "lon": 60},
+        },
+        150_000_000,
+    ),
+}
+
+
+def make(path: Path, shape: dict[str, int], stored: dict[str, int]) -> None:
     """Write two variables of noise with a season."""
-    shape, stored = shape or SHAPE, stored or STORED
     rng = np.random.default_rng(1)
     days = np.arange(shape["time"])
     season = (10 * np.sin(days * 2 * np.pi / 365.25)).astype("f4")[:, None, None]
