@@ -1,4 +1,4 @@
-"""Settings of the documentation; built with ``python -m sphinx -W docs docs/_build``."""
+"""Settings of the documentation; built with ``python -m sphinx -W docs docs/_build/html``."""
 
 from __future__ import annotations
 

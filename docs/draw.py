@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from xchunk.core.layout import ArrayLayout
-from xchunk.formatting.drawing import array_layout
+from xchunk.display import render
+from xchunk.display.drawing import array_layout
 
 OUT = Path(__file__).parent / "_static" / "rechunk.svg"
 SHAPE = (12, 9, 16)
@@ -31,7 +32,7 @@ text.small { font-size: 11px; fill: var(--xc-dim); }
 PANELS = [
     # title, what is below, stored chunks, request
     ("stored map by map", ("one place's series", "touches every chunk"), (1, 9, 16), SERIES),
-    ("copied box by box", ("each box read once,", "inside the memory budget"), (4, 9, 16), None),
+    ("copied box by box", ("each box read once,", "within the memory budget"), (4, 9, 16), None),
     ("stored for series", ("one place's series", "touches one chunk"), (12, 3, 4), SERIES),
 ]
 
@@ -41,7 +42,7 @@ def panel(number: int, chunks: tuple[int, ...], request: tuple | None) -> str:
     layout = ArrayLayout(
         "t2m", ("time", "lat", "lon"), SHAPE, np.dtype("f4"), np.dtype("f4"), chunks
     )
-    figure = array_layout(layout, request, longest=178)
+    figure = render.figure(array_layout(layout, request, longest=178))
     drawing = figure[figure.index("<svg") : figure.index("</svg>") + len("</svg>")]
     (width,) = re.findall(r' width="(\d+)" height="\d+">', drawing)
     x = 130 + 250 * number - int(width) / 2
