@@ -61,7 +61,6 @@ CONCEPTS = {
     "display.advice": "how a suggestion looks",
     "display.observed": "how an observation looks",
     "display.plot": "plots",
-    "display.show": "the way from a result to its view",
     "opening.chunkmanager": "xarray's chunk manager",
     "opening.combine": "joining files",
     "rechunking.append": "appending and writing regions",

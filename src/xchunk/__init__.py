@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from xchunk.core import __version__
 from xchunk.core.shown import show_with as _show_with
-from xchunk.display.show import Show as _Show
+from xchunk.display import Show as _Show
 from xchunk.errors import (
     ClusterError,
     EncodingError,
