@@ -178,7 +178,7 @@ def test_a_target_of_another_format_is_asked_about_in_a_terminal(
         (("rechunk", "sfc_0.nc", "done.zarr", "--chunks", "time=8"), 7, "or --overwrite to"),
         (("append", "sfc_1.nc", "a.zarr"), 2, "'xchunk rechunk SRC DST --append-dim DIM'?"),
         (("rechunk", "sfc_1.nc", "a.zarr", "--append-dim", "time"), 6, "a.zarr: nothing is there"),
-        (("suggest", "sfc_0.nc", "--access", "timeserie"), 3, "did you mean 'timeseries'? Give"),
+        (("suggest", "sfc_0.nc", "--access", "timeserie"), 3, "did you mean 'timeseries'? Or name"),
     ],
     ids=[
         "no target", "no target of a plan", "nothing to verify", "a misspelt dim", "no such codec",

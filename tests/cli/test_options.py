@@ -9,6 +9,7 @@ from xchunk.cli import main
 from xchunk.cli.options import request_of
 from xchunk.cli.output import Output
 from xchunk.cli.values import (
+    PRESETS,
     Secrets,
     access_of,
     encodings_of,
@@ -67,9 +68,17 @@ def test_uses(access: tuple[str, ...], whole: tuple[str, ...], found: Any) -> No
     assert access_of(access, whole) == found
 
 
+def test_presets_are_those_that_suggest_knows() -> None:
+    from xchunk.core.suggest import access
+
+    assert tuple(access.PRESETS) == PRESETS
+
+
 def test_wrong_uses() -> None:
     with pytest.raises(InvalidChunksError, match="much"):
         access_of(("map:much", "scan"), ())
+    with pytest.raises(InvalidChunksError, match="did you mean 'timeseries'"):
+        access_of(("timeserie",), ())
     with pytest.raises(click.UsageError, match="not both"):
         access_of(("map",), ("time",))
 

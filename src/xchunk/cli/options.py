@@ -20,7 +20,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from xchunk.cli.output import Command, Output
-from xchunk.cli.values import Secrets, access_of, encodings_of, pairs, region_of, spec_of
+from xchunk.cli.values import PRESETS, Secrets, access_of, encodings_of, pairs, region_of, spec_of
 from xchunk.core.units import parse_bytes
 from xchunk.errors import XchunkError
 from xchunk.rechunking.options import Option, RechunkOptions, options_of
@@ -28,8 +28,6 @@ from xchunk.rechunking.options import Option, RechunkOptions, options_of
 if TYPE_CHECKING:
     from xchunk.core.plan.stages import RechunkPlan
 
-#: The uses that have a name, for completion.
-PRESETS = ("timeseries", "map", "profile", "scan")
 _ENGINES = ("h5netcdf", "netcdf4", "scipy", "zarr", "cfgrib", "rasterio", "kerchunk")
 
 F = TypeVar("F", bound=Callable[..., Any])

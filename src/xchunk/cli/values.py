@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import quote
 
@@ -13,6 +14,9 @@ from click.core import ParameterSource
 
 from xchunk.core.redact import without_credentials
 from xchunk.errors import EncodingError, InvalidChunksError
+
+#: What ``--access`` takes; the same as `xchunk.core.suggest.access.PRESETS`, which loads numpy.
+PRESETS = ("timeseries", "map", "profile", "scan")
 
 HIDDEN = "***"
 
@@ -110,6 +114,13 @@ def _names(items: Sequence[str]) -> list[str]:
 
 def _weighed(item: str) -> tuple[str, float]:
     name, colon, weight = item.partition(":")
+    if name not in PRESETS:
+        nearest = get_close_matches(name, PRESETS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+        raise InvalidChunksError(
+            f"--access {item}: {name!r} is not one of {', '.join(PRESETS)}{hint} "
+            "Or name the dims of one request, such as --whole time."
+        )
     try:
         return name, float(weight) if colon else 1.0
     except ValueError:
