@@ -21,7 +21,6 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -39,7 +38,7 @@ from xchunk.core.redact import safe_cause
 from xchunk.engine.cluster import Needs, leave_thread
 from xchunk.errors import StageFailedError, XchunkError
 from xchunk.sources.arrays import close_files, open_stored
-from xchunk.sources.decoding import Decoding
+from xchunk.sources.decoding import Decoding, quietly
 from xchunk.sources.foreign import holds_objects
 from xchunk.sources.refs import StoredArray, StoredRef, ZarrRef
 from xchunk.stores import adapter
@@ -591,8 +590,7 @@ def as_stored(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """
     if values.dtype == dtype or values.dtype.kind not in "biufcmM" or dtype.kind not in "biufcmM":
         return values
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         cast = values.astype(dtype)
         back = cast.astype(values.dtype)
     same = (back == values) | ((back != back) & (values != values))  # noqa: PLR0124 - NaN and NaT

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +54,50 @@ class Decoding:
             if unit in ("s", "ms", "us", "ns"):
                 coder = xr.coders.CFDatetimeCoder(use_cftime=False, time_unit=unit)  # type: ignore[arg-type]
                 kwargs["decode_times"] = coder
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             variable = xr.Variable(dims, stored.copy(), dict(self.attrs))
             return np.asarray(decode_cf_variable("value", variable, **kwargs).values)
+
+
+class _Filters:
+    """The filters of warnings, for as long as any thread wants none."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._stack = ExitStack()
+
+    def set(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._threads += 1
+
+    def take_back(self) -> None:
+        with self._lock:
+            self._threads -= 1
+            if not self._threads:
+                self._stack.close()
+
+
+_filters = _Filters()
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Leave out what xarray and numpy say of values that are compared afterwards anyhow.
+
+    Filters of warnings are those of all threads. With `warnings.catch_warnings` in two threads, the
+    one that ends last would put back the other's filters, for good. So the first thread sets them
+    here, and the last takes them back.
+    """
+    _filters.set()
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        _filters.take_back()
 
 
 def decoded_by(attrs: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:

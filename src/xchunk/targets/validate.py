@@ -17,8 +17,6 @@ decoded by what steers a reader: no number of them is monotone in what it is rea
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +28,9 @@ from xarray.backends.zarr import encode_zarr_variable
 from xarray.conventions import decode_cf_variable
 
 from xchunk.errors import EncodingError
+from xchunk.sources.decoding import quietly
 from xchunk.sources.foreign import holds_objects, sampled_nbytes
 from xchunk.sources.provenance import KNOWN_UNITS, is_left
-
-#: Filters of warnings are those of all threads: what one sets, another would take back meanwhile.
-_filtering = threading.Lock()
 
 
 def decode_like(
@@ -53,8 +49,7 @@ def decode_like(
         kwargs["decode_times"] = xr.coders.CFDatetimeCoder(use_cftime=True)
     dims = [f"d{i}" for i in range(values.ndim)]
     variable = xr.Variable(dims, stored.copy(), _as_read(attrs))
-    with _filtering, np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quietly():
         found = np.asarray(decode_cf_variable("value", variable, **kwargs).values)
         unit: Any = np.datetime_data(values.dtype)[0] if kind == "M" else None
         if found.dtype.kind != "M" and unit in KNOWN_UNITS:
@@ -188,8 +183,7 @@ class Check:
                 back = self._with_sign(stored)
                 wrong = differing(part, back)
             else:
-                with np.errstate(all="ignore"), warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
+                with quietly():
                     back = self._with_sign(stored).astype(part.dtype)
                 # what is missing is looked at besides
                 wrong = np.asarray((part != back) & (part == part))  # noqa: PLR0124
@@ -227,9 +221,7 @@ class Check:
 
     def _there_and_back(self, values: NDArray[Any]) -> tuple[xr.Variable, NDArray[Any]]:
         small = xr.Variable("value", values, dict(self.attrs), dict(self.encoding))
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # what xarray and numpy say of values that do not fit is said as an error
-            warnings.simplefilter("ignore")
+        with quietly():  # what xarray and numpy say of values that do not fit is said as an error
             packed = encode_zarr_variable(small, name="value")
             read = xr.Variable(packed.dims, packed.data, _as_read(packed.attrs))
             back = decode_cf_variable("value", read, decode_times=False)
@@ -318,8 +310,7 @@ class _EncodeTimes:
         encoding = {**self.check.encoding, **times, "dtype": self.dtype}
         small = xr.Variable([f"d{i}" for i in range(values.ndim)], values, {}, encoding)
         why = ""
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
+        with quietly():
             try:
                 done = encode_zarr_variable(small, name="value")
                 if not _same_units(done.attrs.get("units"), times.get("units"), times):

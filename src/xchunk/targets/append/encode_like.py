@@ -7,7 +7,6 @@ missing is refused, never written.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from xarray.backends.zarr import encode_zarr_variable
 
 from xchunk.errors import EncodingError
+from xchunk.sources.decoding import quietly
 from xchunk.sources.foreign import holds_objects
 from xchunk.stores.adapter import bits
 from xchunk.targets.append.existing import Held
@@ -150,8 +150,7 @@ class ExactEncoder:
         if not values.size:
             return np.empty(values.shape, dtype=self.dtype)
         if not self.attrs:
-            with np.errstate(all="ignore"), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quietly():
                 try:
                     stored = values.astype(self.dtype)
                     # cast back, an integer that wrapped around would be what it was
@@ -170,8 +169,7 @@ class ExactEncoder:
         encoding = {k: v for k, v in self.attrs.items() if k != "dtype"}
         encoding["dtype"] = self.dtype
         encoding.setdefault("_FillValue", None)
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             try:
                 done = encode_zarr_variable(xr.Variable(dims, values, {}, encoding), name="value")
                 stored = np.asarray(done.values).astype(self.dtype)
