@@ -12,21 +12,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO, TypeAlias
 
-from xchunk.batching.run import BatchReport
 from xchunk.core.memory import PAUSE, MemoryBudget
 from xchunk.core.plan.stages import RechunkPlan
 from xchunk.core.units import format_bytes, format_seconds
 from xchunk.display.document import Document, Runs
 from xchunk.display.phrases import SMALL, STAGES, STATUSES, counted, folded, plain
-from xchunk.display.render import as_html
 from xchunk.engine.budget import resident_bytes
 from xchunk.engine.cluster import current_client
 
 if TYPE_CHECKING:
-    from xchunk.batching.run import JobResult
-
-if TYPE_CHECKING:
-    pass
+    from xchunk.batching.run import BatchReport, JobResult
 
 #: Seconds between two looks at this process, and at the workers of a cluster.
 _LOCAL, _CLUSTER = 0.5, 2.0
@@ -370,6 +365,8 @@ class Notebook:
 
 def notebook_html(state: State) -> str:
     """Draw how far everything is, as HTML."""
+    from xchunk.display.render import as_html
+
     return as_html(Document("xchunk rechunk", right=state.how, body=[Runs(state.rows())]))
 
 
