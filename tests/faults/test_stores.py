@@ -149,6 +149,17 @@ def test_a_fault_while_cleaning_up_loses_nothing(source: Path, calls: dict[str, 
     check(source, store)
 
 
+def test_where_deletes_fail_for_good_the_same_process_goes_on(source: Path) -> None:
+    store = FaultyStore("delete", 1, times=10**9)
+    for _ in range(2):
+        with pytest.warns(xchunk.XchunkWarning, match="is complete, but"):
+            rechunk(source, store)
+    assert any("/lease/" in k for k in store.inner._store_dict)
+    store.heal()
+    xchunk.clean(store, dry_run=False)
+    check(source, store)
+
+
 @pytest.mark.parametrize("what", ["supports_deletes", "supports_writes", "supports_listing"])
 def test_a_store_that_cannot_do_what_is_needed(source: Path, what: str) -> None:
     store = FaultyStore()

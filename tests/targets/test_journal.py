@@ -18,6 +18,7 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, MemoryStore
 
 import xchunk
+from faults.stores import DyingStore, FaultyStore
 from xchunk.stores.adapter import get_key, list_prefix, put_key
 from xchunk.targets import ownership as leases
 from xchunk.targets.journal import Header, Journal, differences, digest_of
@@ -197,6 +198,23 @@ class TestLease:
         put_key(store, ".xchunk/lease/x.json", raw)
         with lease(store):
             pass
+
+    @pytest.mark.parametrize("kind", ["deletes fail", "all fails"])
+    def test_a_lease_that_cannot_be_deleted_ends_with_its_run(self, kind: str) -> None:
+        inner = MemoryStore()
+        dying = DyingStore(inner=inner)
+        failing = FaultyStore("delete", 1, times=10**9, inner=inner)
+        with lease(dying if kind == "all fails" else failing) as held:
+            held.retire()
+            # it still cleans up
+            assert str(os.getpid()) in str(holder_of(inner))
+            dying.state["at"] = 1
+        (left,) = list_prefix(inner, ".xchunk/lease/")
+        assert (get_key(inner, left) == b"") == (kind == "deletes fail")
+        assert holder_of(inner) is None
+        with lease(inner) as held:
+            held.check()
+        assert list_prefix(inner, ".xchunk/lease/") == []
 
     @staticmethod
     def put(store: Store, **facts: Any) -> str:

@@ -6,8 +6,9 @@ symbolic links are never followed.
 
 Every run that wants a target puts an object of its own below ``.xchunk/lease`` and then looks
 what else is there. Of two runs the one that looks last sees the other, so that never both go
-on; that needs nothing of a store but that it lists what was written. A lease of a process that
-is dead does not count: on the same machine the process is looked for, elsewhere its heartbeat.
+on; that needs nothing of a store but that it lists what was written. A lease of a run that is over
+does not count: this process knows its own runs, on the same machine the process is looked for, and
+elsewhere its heartbeat.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ BEAT = 10.0
 #: Seconds without a heartbeat after which an owner on another machine may be dead.
 SILENCE = 60.0
 _TRIES = 5
+#: Keys of the leases of runs of this process that go on, and so not of one that stayed behind.
+_HELD: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Lease:
 
         - raises `TargetExistsError` if a run that is alive holds it.
         """
+        _HELD.add(self._key)
         for attempt in range(_TRIES):
             self._beat()
             others = _living(self._store, but=self._key)
@@ -152,8 +156,20 @@ class Lease:
     def release(self) -> None:
         """Give the lease back, unless it is gone."""
         self.retire()
-        if not self.gone:
+        try:
+            if not self.gone:
+                self._delete()
+        finally:
+            _HELD.discard(self._key)
+
+    def _delete(self) -> None:
+        try:
             delete_keys(self._store, [self._key])
+        except Exception:
+            # other processes must not wait for a run that is over
+            if has_key(self._store, self._key):
+                put_key(self._store, self._key, b"")
+            raise
 
 
 @contextmanager
@@ -200,7 +216,9 @@ def _living(store: Store, *, but: str) -> list[dict[str, Any]]:
         else:
             dead.append(key)
     if dead and but:
-        delete_keys(store, dead)
+        # what cannot be deleted does not count the next time either
+        with suppress(Exception):
+            delete_keys(store, dead)
     return living
 
 
@@ -216,7 +234,9 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
 
 def _is_alive(store: Store, key: str, raw: bytes, found: dict[str, Any]) -> bool:
     if found["place"] == _place():
-        return bool(_started(int(found["pid"])) == found["started"])
+        if _started(int(found["pid"])) != found["started"]:
+            return False
+        return int(found["pid"]) != os.getpid() or key in _HELD
     if abs(time.time() - float(found["time"])) < SILENCE:
         return True
     # clocks may differ: what counts is whether it moves
