@@ -199,6 +199,7 @@ class ChunkingAccessor(Generic[T]):
         >>> ds.chunking.suggest("timeseries", max_mem="20MB").variables["t2m"].chunks
         {'time': 360, 'lat': 20, 'lon': 80}
         """
+        from xchunk.core.suggest.suggestion import objects_notes
         from xchunk.opening.groups import suggest_groups
         from xchunk.rechunking.bind import unwritten_of
 
@@ -210,7 +211,7 @@ class ChunkingAccessor(Generic[T]):
                 )
             from xchunk.simulate.workload import suggest_workload
 
-            simulated = suggest_workload(
+            simulated: Suggestion = suggest_workload(
                 self._groups(),
                 self.layout().layouts,
                 workload,
@@ -220,7 +221,7 @@ class ChunkingAccessor(Generic[T]):
                 passes=passes,
                 seconds=seconds,
             )
-            return replace(simulated, notes=notes)
+            return replace(simulated, notes=(*objects_notes(simulated), *notes))
         made: Suggestion = suggest_groups(
             self._groups(),
             self.layout().layouts,
@@ -235,7 +236,7 @@ class ChunkingAccessor(Generic[T]):
             rolling=rolling,
             growing=growing,
         )
-        return replace(made, notes=(*made.notes, *notes))
+        return replace(made, notes=(*made.notes, *objects_notes(made), *notes))
 
     def check(
         self,

@@ -69,6 +69,8 @@ def months() -> list[str]:
             "use ds['a/t'].encoding = {'dtype': 'int32', 'add_offset': -1.5}: it",
             "use --encoding a/t:dtype=int32,add_offset=-1.5: it",
         ),
+        ("with shards={'t': -1, 'y': 8} they are", "with --shards t=-1,y=8 they are"),
+        ("shards={'a v': {'t': 1}, 'w': {'t': 4}}", "--shards 'a v:t=1' --shards w:t=4"),
         ("say access='timeseries'.", "say --access timeseries."),
         ("write them with region='auto'. Or", "write them with --region auto. Or"),
         ("such as {'time': slice(0, 24)}.", "such as time=0:24."),
@@ -81,7 +83,8 @@ def months() -> list[str]:
     ],
     ids=[
         "a size", "a flag that is named too", "a command that is named too", "a bare keyword",
-        "any dim", "a dim", "dims", "an encoding", "a name", "a region", "a place", "a slice",
+        "any dim", "a dim", "dims", "an encoding",
+        "shards", "shards of each", "a name", "a region", "a place", "a slice",
         "what only Python has", "threads",
         "the document", "an option already", "another keyword",
     ],

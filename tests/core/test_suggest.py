@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -373,6 +374,34 @@ def test_very_many_chunks_are_sharded() -> None:
     assert Grid.of(ERA5.shape, s.target_chunks).count > 100_000
     assert Grid.of(ERA5.shape, s.target_shards).count <= 100_000
     assert all(a % b == 0 for a, b in zip(s.target_shards, s.target_chunks, strict=True))
+
+
+def test_the_objects_of_all_variables_are_counted() -> None:
+    one = layout("time lat lon", (23_000, 721, 1440), (1, 721, 1440))
+    alone = advise(one, "timeseries", workers(4, 2))
+    assert alone.target_shards is None
+    assert 10_000 < Grid.of(one.shape, alone.target_chunks).count < 100_000
+    many = [replace(one, name=f"v{i}") for i in range(8)]
+    found = suggest_dataset(many, "timeseries", workers(4, 2)).variables.values()
+    assert {v.target_chunks for v in found} == {alone.target_chunks}
+    assert sum(Grid.of(one.shape, v.target_shards or (1, 1, 1)).count for v in found) <= 10_000
+    assert "which are 780 objects" in next(iter(found)).why
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "said"),
+    [
+        ("zarr3", 721, None),
+        ("zarr2", 721, r"format 2, which has no shards: 259,920 chunks .* they are 8,190: give"),
+        ("zarr3", 100_000, r"writes [\d,]{7} objects \(files\): .* shards= of your own, "),
+    ],
+)
+def test_objects_that_remain_many_are_said(kind: str, n: int, said: str | None) -> None:
+    v = layout("time lat lon", (184_000, n, 1440), (1, 721, 1440), format=kind)
+    s = suggest_dataset([v], "timeseries", MemoryBudget.of_growth(8 * GB, threads=1))
+    notes = suggestion.objects_notes(s)
+    assert notes == () if said is None else len(notes) == 1 and re.search(said, notes[0])
+    assert ("zarr_format=3" in str(s)) == (kind == "zarr2")
 
 
 def test_mixtures_compromise() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
 import pytest
 import xarray as xr
@@ -32,6 +35,32 @@ def test_a_source_that_holds_nothing_is_noted(zarr_format: Any) -> None:
     assert suggested.notes == tuple(said)
     assert "no chunk of it is stored" in " ".join(repr(suggested).split())
     assert ds[["full"]].chunking.suggest({"y": -1}).notes == ()
+
+
+@pytest.mark.parametrize("other", ["", "tyz", "txy"], ids=["alone", "alike", "unlike"])
+@pytest.mark.parametrize("zarr_format", [2, 3], ids=["v2", "v3"])
+def test_very_many_objects_are_said_and_the_remedy_runs(zarr_format: Any, other: str) -> None:
+    zeros = dask.array.zeros((100, 400, 400), chunks=100)
+    made = xr.Dataset(
+        {"v": (("t", "y", "x"), zeros), **({"w": (tuple(other), zeros)} if other else {})}
+    )
+    made.to_zarr("s.zarr", compute=False, zarr_format=zarr_format)
+    ds = xr.open_zarr("s.zarr")
+    chunks = dict.fromkeys(ds.dims, 1) | {"t": -1}
+    few = ds.chunking.plan(chunks | {"y": 40}, store="t.zarr", max_mem="500MB").notes
+    assert not any("objects (files)" in n for n in few)
+    job = ds.chunking.plan(chunks, store="t.zarr", max_mem="500MB")
+    (said,) = (n for n in job.notes if "objects (files)" in n)
+    assert said.startswith(f"{160_000 * len(ds):,} objects (files) are written")
+    assert ("zarr_format=3 and " in said) == (zarr_format == 2)
+    found = re.search(r"shards=(\{.*\}) they are ([\d,]+)$", said)
+    assert found is not None
+    shards = ast.literal_eval(found[1])
+    assert ("v" in shards) == (other == "txy")
+    better = ds.chunking.plan(chunks, store="t.zarr", max_mem="500MB", shards=shards, zarr_format=3)
+    assert not any("objects (files)" in n for n in better.notes)
+    assert sum(a.job.units.count for a in better.plan.arrays) == int(found[2].replace(",", ""))
+    assert int(found[2].replace(",", "")) <= 10_000
 
 
 def test_a_disk_that_is_too_small_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

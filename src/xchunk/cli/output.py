@@ -61,7 +61,7 @@ _BOTH = re.compile(r"[\w.]+(?:=\w+)? \((--[a-z-]+|xchunk [a-z]+)\)")
 #: A keyword with a value, or without one.
 _KEYWORD = re.compile(
     rf"(?<![\w.-])(?<!\w\()({'|'.join(map(re.escape, _FLAGS))})="
-    r"(\{[^}]*\}|\[[^\]]*\]|'[^']*'|[\d.,]*\d(?: ?[kMGTP]i?B\b)?|\w+)?"
+    r"(\{(?:[^{}]|\{[^{}]*\})*\}|\[[^\]]*\]|'[^']*'|[\d.,]*\d(?: ?[kMGTP]i?B\b)?|\w+)?"
 )
 #: Encodings that Python gives to a variable: ``ds['t2m'].encoding = {'dtype': 'int16'}``.
 _ENCODING = re.compile(r"ds\['([^']+)'\]\.encoding = \{([^{}]*)\}")
@@ -101,15 +101,23 @@ def _encoding(found: re.Match[str]) -> str:
 
 def _flag(found: re.Match[str]) -> str:
     name, value = found.group(1), found.group(2) or ""
-    pairs = re.findall(r"['\"]?(\w+)['\"]?\s*:\s*['\"]?([\w.-]+)", value)
+    if each := re.findall(r"'([^']+)': (\{[^{}]*\})", value):
+        spelt = (shlex.quote(f"{variable}:{_pairs(spec)}") for variable, spec in each)
+        return " ".join(f"{_FLAGS[name]} {one}" for one in spelt)
     if value.startswith("{"):
-        value = ",".join(f"{k.upper() if k == 'dim' else k}={v}" for k, v in pairs)
+        value = _pairs(value)
     elif value.startswith("["):
         value = ",".join(re.findall(r"[\w.-]+", value)) or "…"
     value = value.strip("'").replace(" ", "")
     if value in ("True", "False"):
         value = ""
     return f"{_FLAGS[name]} {value}".rstrip()
+
+
+def _pairs(spec: str) -> str:
+    """Spell a mapping of dims as the command line takes it: ``time=-1,lat=8``."""
+    pairs = re.findall(r"['\"]?(\w+)['\"]?\s*:\s*['\"]?([\w.-]+)", spec)
+    return ",".join(f"{k.upper() if k == 'dim' else k}={v}" for k, v in pairs)
 
 
 def steps_of(
@@ -121,6 +129,7 @@ def steps_of(
     - ``given``: the options of the command that asked for it.
     - ``mask``: takes credentials out of a text, which has to be done before its lines are folded.
     """
+    from xchunk.core.suggest.suggestion import needs_format_3
     from xchunk.display.document import Code, Paragraph
     from xchunk.display.phrases import SMALL
 
@@ -138,6 +147,7 @@ def steps_of(
         _typed(ctx, ("group", "engine", "concat_dim", "dims", "storage")),
         _option("--chunks", chunks),
         _option("--shards", shards),
+        ["--zarr-format 3"] if needs_format_3(large) else [],
         _typed(ctx, ("memory", "max_mem", "scheduler", "workers", "memory_limit")),
         _typed(ctx, ("threads_per_worker",)),
     )
@@ -248,6 +258,8 @@ def _python(
     stored: tuple[Mapping[str, Any], Mapping[str, Any]],
     mask: Callable[[str], str],
 ) -> str:
+    from xchunk.core.suggest.suggestion import needs_format_3
+
     chunks, shards = stored
     opened = [_quoted(src[0]) if len(src) == 1 else f"[{', '.join(map(_quoted, src))}]"]
     opened += [f"{k}={_quoted(given[k])}" for k in ("group", "engine") if given[k]]
@@ -266,6 +278,7 @@ def _python(
         ]
         return _call("ds = xchunk.open_dataset", [opened[0], *use, *opened[1:], *sizes])
     apply = [_literal(chunks), *([f"shards={_literal(shards)}"] if shards else [])]
+    apply += ["zarr_format=3"] if needs_format_3(suggestion.variables.values()) else []
     written = _call("ds.chunking.apply", [*apply, 'store="rechunked.zarr"', *sizes])
     return f"{_call('ds = xchunk.open_dataset', opened)}\n{written}"
 

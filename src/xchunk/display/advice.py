@@ -14,6 +14,7 @@ from xchunk.core.suggest.suggestion import (
     Suggestion,
     VariableSuggestion,
     counted_passes,
+    needs_format_3,
 )
 from xchunk.core.types import DimChunk
 from xchunk.core.units import format_bytes, format_count, format_seconds
@@ -217,10 +218,11 @@ def _verdict(s: Suggestion, found: Sequence[VariableSuggestion]) -> list[Block]:
 
 def _in_python(s: Suggestion) -> list[Block]:
     """How to follow the advice in Python."""
+    three = ", zarr_format=3" if needs_format_3(s.variables.values()) else ""
     code = {
         "load": "ds = ds.load()",
         "chunk": "ds = ds.chunking.apply(suggestion)",
-        "stage": 'ds = ds.chunking.apply(suggestion, store="rechunked.zarr")',
+        "stage": f'ds = ds.chunking.apply(suggestion, store="rechunked.zarr"{three})',
     }[s.action]
     return [
         Paragraph("Next:"),

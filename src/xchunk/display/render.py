@@ -140,6 +140,8 @@ def _wrap(text: str, indent: int = 4, first: str = "") -> list[str]:
             WIDTH,
             initial_indent=(first if not lines else "").ljust(indent),
             subsequent_indent=" " * indent,
+            # an option or a name that is copied has to be in one piece
+            break_on_hyphens=False,
         ) or [first.rstrip()]
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 

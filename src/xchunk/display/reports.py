@@ -374,7 +374,9 @@ def _planned_table(groups: Sequence[Sequence[ArrayPlan]]) -> Table:
     """One row for all variables whose plans are alike."""
     rows = []
     for group in groups:
-        source, *_, target = (n.chunks.removesuffix(" chunks") for n in _nodes(group[0]))
+        nodes = _nodes(group[0])
+        source, *_, target = (n.chunks.removesuffix(" chunks") for n in nodes)
+        target += " in shards" if nodes[-1].parts else ""
         rows.append(
             (
                 names_of([a.name for a in group], 16),
@@ -423,10 +425,12 @@ def plan(p: RechunkPlan, *, details: bool = False) -> Document:
         names = listed([a.name for a in small])
         body.append(Paragraph(f"{counted(len(small), 'small variable')}: {names}", dim=True))
     body += [Paragraph(note, mark="-") for note in p.notes]
+    pieces = sum(s.work.objects for a in p.arrays for s in a.stages if s.scratch is not None)
+    scratch = f" ({format_count(pieces)} of scratch)" if pieces else ""
     facts = (
         counted(p.tasks, "task"),
         counted(p.work.decodes, "decode"),
-        f"{counted(p.work.objects, 'object')} written",
+        f"{counted(p.work.objects, 'object')} written{scratch}",
         f"about {format_seconds(p.seconds)}",
         f"{format_bytes(p.scratch_nbytes)} of scratch" if p.scratch_nbytes else "",
         f"{format_seconds(p.rates.latency)} a request" if p.rates.latency >= FAR else "",

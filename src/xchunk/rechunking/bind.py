@@ -30,10 +30,11 @@ from xchunk.core.memory import (
 )
 from xchunk.core.plan.choose import plan_array
 from xchunk.core.plan.stages import CopyJob, Limits, RechunkPlan
+from xchunk.core.suggest.decision import MANY_OBJECTS, gathered, writable
 from xchunk.core.suggest.lazy_pass import LOCKED
 from xchunk.core.suggest.suggestion import Suggestion
-from xchunk.core.types import ZarrFormat
-from xchunk.core.units import format_bytes
+from xchunk.core.types import Chunks, ZarrFormat
+from xchunk.core.units import format_bytes, format_count
 from xchunk.engine.cluster import current_client
 from xchunk.engine.graph import Engine
 from xchunk.errors import EncodingError, InvalidChunksError, MemoryBudgetError
@@ -96,7 +97,7 @@ def holds_nothing(ref: StoredRef | None, shape: Sequence[int]) -> bool:
 
 def unwritten_notes(copies: Sequence[BoundArray]) -> list[str]:
     """Say which sources hold nothing: their copies are made in no time, and hold nothing either."""
-    return [_unwritten_note(c.assembled.path) for c in copies if is_unwritten(c)]
+    return _unwritten([c.assembled.path for c in copies if is_unwritten(c)])
 
 
 def unwritten_of(groups: Mapping[str, xr.Dataset]) -> list[str]:
@@ -108,7 +109,7 @@ def unwritten_of(groups: Mapping[str, xr.Dataset]) -> list[str]:
         if name not in ds.xindexes
     ]
     variables.sort(key=lambda item: -item[1].size)
-    notes = []
+    found = []
     for path, variable in variables[:_LOOKED_AT]:
         traced = trace(variable)
         try:
@@ -116,15 +117,20 @@ def unwritten_of(groups: Mapping[str, xr.Dataset]) -> list[str]:
         except Exception:  # noqa: BLE001 - advice is given where a store cannot be listed as well
             empty = False
         if empty:
-            notes.append(_unwritten_note(path))
-    return notes
+            found.append(path)
+    return _unwritten(found)
 
 
-def _unwritten_note(path: str) -> str:
-    return (
-        f"{path}: no chunk of it is stored, so that all of its values are the fill value. Is the "
-        "source complete?"
+def _unwritten(paths: Sequence[str]) -> list[str]:
+    if not paths:
+        return []
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    of, its = ("it", "its") if len(paths) == 1 else ("them", "their")
+    said = (
+        f"{', '.join(paths[:3])}{more}: no chunk of {of} is stored, so that all of {its} values "
+        "are the fill value. Is the source complete?"
     )
+    return [said]
 
 
 def full_disks(copies: Sequence[BoundArray], target: Store, scratch: Store | None) -> list[str]:
@@ -156,6 +162,61 @@ def full_disks(copies: Sequence[BoundArray], target: Store, scratch: Store | Non
                 "give another place (store=, scratch=)"
             )
     return out
+
+
+def many_objects(
+    targets: Sequence[TargetArray],
+    layouts: Sequence[ArrayLayout],
+    budget: MemoryBudget,
+    zarr_format: ZarrFormat,
+) -> list[str]:
+    """Say where very many objects are going to be written, and which shards make few of them."""
+    total = sum(_count(t, t.shards) for t in targets)
+    if total <= MANY_OBJECTS:
+        return []
+    known = {layout.name: layout for layout in layouts}
+    least = max(_count(t, t.shards) for t in targets) // 10
+    shards: dict[str, Chunks] = {}
+    for t in targets:
+        one, now = t.assembled, _count(t, t.shards)
+        if now <= least or len(one.shape) != known[one.path].ndim:
+            continue
+        limit = writable(replace(known[one.path], stored_dtype=one.dtype), budget)
+        few = MANY_OBJECTS * now // total
+        found = gathered(one.shape, t.chunks, one.itemsize, limit=limit, objects=few)
+        if found is not None and _count(t, found) < now:
+            shards[one.path] = found
+    after = sum(_count(t, shards.get(t.assembled.path, t.shards)) for t in targets)
+    how = "Larger chunks, or more memory for shards, make fewer"
+    if shards:
+        three = "" if zarr_format == 3 else "zarr_format=3 and "
+        how = f"With {three}shards={_by_dim(shards, targets)} they are {format_count(after)}"
+    said = (
+        f"{format_count(total)} objects (files) are written, besides scratch data: many file "
+        "systems are slow with so many, and each is a request to an object store."
+    )
+    return [f"{said} {how}"]
+
+
+def _count(target: TargetArray, shards: Chunks | None) -> int:
+    return Grid.of(target.assembled.shape, shards or target.chunks).count
+
+
+def _by_dim(shards: Mapping[str, Chunks], targets: Sequence[TargetArray]) -> dict[str, Any]:
+    """Spell shards of some arrays as a user gives them, for all arrays at once where they agree."""
+    own: dict[str, Any] = {}
+    merged: dict[str, int] = {}
+    for t in (t for t in targets if t.assembled.path in shards):
+        one = t.assembled
+        lengths = zip(one.dims, one.shape, shards[one.path], strict=True)
+        own[one.path] = {d: -1 if s >= n else s for d, n, s in lengths}
+        merged = own[one.path] | merged
+    agree = all(spec.items() <= merged.items() for spec in own.values()) and all(
+        merged.get(d, -1) == -1 or merged[d] % c == 0
+        for t in targets
+        for d, c in zip(t.assembled.dims, t.chunks, strict=True)
+    )
+    return merged if agree else own
 
 
 def _existing(path: Path) -> Path:
@@ -509,7 +570,7 @@ def _bind(
         assembled, attrs = assemble(
             ds, zarr_format=zarr_format, group=path, unpack=options.unpack, homes=homes[path]
         )
-        targets = [
+        own = [
             choose_target(
                 one,
                 report[one.path],
@@ -520,10 +581,10 @@ def _bind(
             )
             for one in assembled
         ]
-        targets = [replace(t, assembled=with_blocks(t, budget)) for t in targets]
-        grouped[path] = targets, attrs
-    return bind_targets(
-        [target for targets, _ in grouped.values() for target in targets],
+        grouped[path] = [replace(t, assembled=with_blocks(t, budget)) for t in own], attrs
+    targets = [target for own, _ in grouped.values() for target in own]
+    bound = bind_targets(
+        targets,
         make_metadata(grouped, zarr_format=zarr_format),
         site,
         budget=budget,
@@ -536,6 +597,8 @@ def _bind(
         else open_store(options.scratch, storage_options=storage_options),
         engine=engine or load_engine(options.engine),
     )
+    notes = many_objects(targets, report.layouts, budget, zarr_format)
+    return replace(bound, plan=replace(bound.plan, notes=(*bound.plan.notes, *notes)))
 
 
 def bind_targets(

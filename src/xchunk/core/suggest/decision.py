@@ -45,7 +45,7 @@ LEAST = 1_000_000
 #: a chunk of as many bytes takes as long as the request for it.
 SAMPLE = 400_000
 
-#: Stored chunks beyond which they are gathered in shards, and what a shard may then hold.
+#: Objects of a store beyond which chunks are gathered in shards, and what a shard may then hold.
 MANY_OBJECTS, SHARD = 100_000, 256_000_000
 
 
@@ -60,13 +60,18 @@ class Target:
 
 
 def target_of(
-    layout: ArrayLayout, patterns: Sequence[AccessPattern], *, limit: int | None = None
+    layout: ArrayLayout,
+    patterns: Sequence[AccessPattern],
+    *,
+    limit: int | None = None,
+    objects: int = MANY_OBJECTS,
 ) -> Target:
     """Choose chunks, and shards where there would be too many objects.
 
     - ``layout``: the variable as it is stored now.
     - ``patterns``: the uses, as they concern this variable.
     - ``limit``: bytes, as stored, that may be written as a whole; bounds chunks and shards.
+    - ``objects``: how many the variable may be stored in.
     """
     shape = tuple(max(1, n) for n in layout.shape)
     size = item_nbytes(layout.dtype)
@@ -78,9 +83,8 @@ def target_of(
         return Target(shape, None)
     chunks = _chunks(layout, patterns, most // size, min(AIM, most) // size)
     shards = None
-    if Grid.of(shape, chunks).count > MANY_OBJECTS:
-        allowed = SHARD if limit is None else min(SHARD, limit)
-        shards = _shards(shape, chunks, allowed // stored)
+    if Grid.of(shape, chunks).count > objects:
+        shards = gathered(shape, chunks, stored, limit=limit, objects=objects)
     return Target(chunks, shards)
 
 
@@ -162,18 +166,27 @@ def _even(length: int, size: int) -> int:
     return ceildiv(size, ceildiv(size, length))
 
 
-def _shards(shape: Chunks, chunks: Chunks, most: int) -> Chunks | None:
-    """Gather chunks along the dims with most of them until there are few enough objects."""
+def gathered(
+    shape: Chunks, chunks: Chunks, itemsize: int, *, limit: int | None, objects: int = MANY_OBJECTS
+) -> Chunks | None:
+    """Gather chunks along the dims with most of them until there are few enough objects.
+
+    - ``itemsize``: bytes of an element, as stored.
+    - ``limit``: bytes, as stored, that may be written as a whole.
+    - ``objects``: how many would be too many.
+    - returns: the shards; None where no two chunks may be written as a whole.
+    """
+    most = (SHARD if limit is None else min(SHARD, limit)) // itemsize
     shard = list(chunks)
     counts = [ceildiv(n, c) for n, c in zip(shape, chunks, strict=True)]
     times = [1] * len(shape)
     while True:
-        objects = [ceildiv(k, t) for k, t in zip(counts, times, strict=True)]
-        if math.prod(objects) <= MANY_OBJECTS // 10:
+        left = [ceildiv(k, t) for k, t in zip(counts, times, strict=True)]
+        if math.prod(left) <= objects // 10:
             break
         room = [
             i
-            for i, k in enumerate(objects)
+            for i, k in enumerate(left)
             if k > 1 and math.prod(shard) // times[i] * min(2 * times[i], counts[i]) <= most
         ]
         if not room:
@@ -240,25 +253,28 @@ def decide(
     patterns: Sequence[AccessPattern],
     budget: MemoryBudget,
     rates: Rates,
+    *,
+    objects: int = MANY_OBJECTS,
 ) -> Decision:
     """Decide for one variable that is not empty.
 
+    - ``objects``: how many it may be stored in, before chunks are gathered in shards.
     - raises `MemoryBudgetError` if neither a lazy pass nor a rechunk fits, even one task at a time.
     """
     own = [p.on(layout) for p in patterns]
     main = max(own, key=lambda p: p.weight)
     small = _load(layout, main, budget, rates)
     if small is not None:
-        target = _target(layout, own, None)
+        target = _target(layout, own, None, objects)
         return Decision("load", small, None, target, 0.0, math.inf, budget.threads, "size")
-    limit = _writable(layout, budget)
-    target = _target(layout, own, limit)
+    limit = writable(layout, budget)
+    target = _target(layout, own, limit, objects)
     stored = _stored(layout, target)
     lazy = _with_fewer(layout, main, budget, rates)
     fewer = None if lazy is None else _reading_less(lazy, layout, main, budget, rates)
     if lazy is not None and lazy.amplification > AGAIN and any(p.halo for p in own):
         # windows read what is beside their block again, unless it is as long as the dim
-        target = _target(layout, [_along_windows(p) for p in own], limit)
+        target = _target(layout, [_along_windows(p) for p in own], limit, objects)
         stored = _stored(layout, target)
     given = None
     if (
@@ -325,7 +341,7 @@ def rewritten(
 
     - returns: None where no rechunk fits the memory, or where it is stored like that already.
     """
-    limit = _writable(layout, budget)
+    limit = writable(layout, budget)
     if limit is None:
         return None
     target = _target(layout, [pattern.on(layout)], limit)
@@ -386,15 +402,20 @@ def _with_fewer(
     return None
 
 
-def _target(layout: ArrayLayout, own: Sequence[AccessPattern], limit: int | None) -> Target:
+def _target(
+    layout: ArrayLayout,
+    own: Sequence[AccessPattern],
+    limit: int | None,
+    objects: int = MANY_OBJECTS,
+) -> Target:
     """Choose the target layout; what is stored already where that serves the use."""
     grows = {d: APPENDS * n for p in own for d, n in p.grows.items()}
     if grows and not is_axis(layout):
         # no chunk is longer than a few appends, however long the dim is by now
         shape = tuple(min(n, grows.get(d, n)) for d, n in layout.sizes.items())
-        return target_of(replace(layout, shape=shape), own, limit=limit)
+        return target_of(replace(layout, shape=shape), own, limit=limit, objects=objects)
     kept = _kept(layout, own)
-    return kept if kept is not None else target_of(layout, own, limit=limit)
+    return kept or target_of(layout, own, limit=limit, objects=objects)
 
 
 def _along_windows(pattern: AccessPattern) -> AccessPattern:
@@ -434,7 +455,7 @@ def _read_unit(layout: ArrayLayout) -> int:
     return PassModel(layout, AccessPattern("scan"), MemoryBudget(1), Rates()).chunk_raw_nbytes
 
 
-def _writable(layout: ArrayLayout, budget: MemoryBudget) -> int | None:
+def writable(layout: ArrayLayout, budget: MemoryBudget) -> int | None:
     """Report how many bytes one task can write as a unit; None where no task can read.
 
     A rechunk takes as few tasks at once as it needs for its chunks to fit.
@@ -466,7 +487,7 @@ def _too_small(
         one = MemoryBudget.of_growth(max_mem, workers=budget.workers)
         if best_pass(layout, main, one, rates) is not None:
             return True
-        limit = _writable(layout, one)
+        limit = writable(layout, one)
         if limit is None:
             return False
         target = _target(layout, own, limit)

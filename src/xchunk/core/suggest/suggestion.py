@@ -9,17 +9,25 @@ stored (`xchunk.core.suggest.lazy_pass`), the best new layout, and the better of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xchunk.core.cost import Rates
+from xchunk.core.grid import Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import SPILL, MemoryBudget
 from xchunk.core.reports.workload import Outcome, Prediction
 from xchunk.core.shown import Shown
 from xchunk.core.suggest.access import HELD_COLUMNS, AccessPattern, parse_access
-from xchunk.core.suggest.decision import TIE, WORTHWHILE, Decision, decide, request_amplification
+from xchunk.core.suggest.decision import (
+    MANY_OBJECTS,
+    TIE,
+    WORTHWHILE,
+    Decision,
+    decide,
+    request_amplification,
+)
 from xchunk.core.suggest.lazy_pass import MANY_COPIES, LazyPass, PassModel, item_nbytes
 from xchunk.core.types import Action, Chunks, DimChunk
 from xchunk.core.units import format_bytes, format_count, format_seconds
@@ -195,7 +203,10 @@ def _in_blocks(layout: ArrayLayout, decision: Decision) -> list[str]:
 
 def _staged(layout: ArrayLayout, decision: Decision) -> list[str]:
     lazy, after, target = decision.lazy, decision.chosen, decision.target
-    shards = "" if target.shards is None else f" in shards of {target.shards}"
+    shards = ""
+    if target.shards is not None:
+        objects = Grid.of(layout.shape, target.shards).count
+        shards = f" in shards of {target.shards}, which are {_counted(objects, 'object')}"
     moved = (
         f"Rechunked once to {target.chunks}{shards}, in about "
         f"{format_seconds(decision.rechunk_seconds)}, it takes {format_count(after.tasks)} blocks "
@@ -577,13 +588,16 @@ def suggest_dataset(
         growing=growing,
     )
     rates = rates or Rates()
+    nbytes = max(1, sum(v.nbytes for v in layouts))
     # what is stored alike gets the same advice, which is looked for once
     known: dict[ArrayLayout, VariableSuggestion] = {}
     out = {}
     for v in layouts:
         alike = replace(v, name="", packing=None, fill_value=None)
         if alike not in known:
-            known[alike] = suggest_array(v, patterns, budget, rates=rates)
+            # a store may have so many objects, whatever the number of its variables
+            objects = max(10, MANY_OBJECTS * v.nbytes // nbytes)
+            known[alike] = suggest_array(v, patterns, budget, rates=rates, objects=objects)
         out[v.name] = replace(known[alike], layout=v)
     return Suggestion(
         out,
@@ -613,12 +627,41 @@ def _growing_notes(
     return tuple(notes)
 
 
+def objects_notes(suggestion: Suggestion) -> tuple[str, ...]:
+    """Say where a rechunk as suggested makes very many objects, and what makes fewer."""
+    staged = [v for v in suggestion.variables.values() if v.action == "stage"]
+    chunks = sum(Grid.of(v.layout.shape, v.target_chunks).count for v in staged)
+    units = [Grid.of(v.layout.shape, v.target_shards or v.target_chunks).count for v in staged]
+    if chunks > MANY_OBJECTS and needs_format_3(staged):
+        said = (
+            f"the source has zarr format 2, which has no shards: {format_count(chunks)} chunks "
+            f"would be as many objects (files). In shards they are {format_count(sum(units))}: "
+            "give zarr_format=3"
+        )
+        return (said,)
+    if sum(units) <= MANY_OBJECTS:
+        return ()
+    said = (
+        f"the rechunk writes {format_count(sum(units))} objects (files): many file systems are "
+        "slow with so many, and each is a request to an object store. shards= of your own, as "
+        "large as max_mem= allows, make fewer"
+    )
+    return (said,)
+
+
+def needs_format_3(found: Iterable[VariableSuggestion]) -> bool:
+    """Return whether shards are suggested for what would be stored in zarr format 2, as it is."""
+    formats = {v.layout.format for v in found if v.target_shards is not None}
+    return "zarr2" in formats and "zarr3" not in formats
+
+
 def suggest_array(
     layout: ArrayLayout,
     pattern: AccessPattern | Sequence[AccessPattern],
     budget: MemoryBudget,
     *,
     rates: Rates | None = None,
+    objects: int = MANY_OBJECTS,
 ) -> VariableSuggestion:
     """Suggest chunks for one variable.
 
@@ -627,13 +670,14 @@ def suggest_array(
       the dask chunks are those of the use with the largest weight.
     - ``budget``: what one worker may grow by, and the tasks that it runs at once.
     - ``rates``: how fast stores, codecs and the scheduler are.
+    - ``objects``: how many it may be stored in, before chunks are gathered in shards.
     - returns: what to do, and why.
     - raises `MemoryBudgetError` if nothing fits, not even one task at a time.
     """
     patterns = (pattern,) if isinstance(pattern, AccessPattern) else tuple(pattern)
     if layout.size == 0 or layout.ndim == 0:
         return _trivial(layout, budget)
-    decision = decide(layout, patterns, budget, rates or Rates())
+    decision = decide(layout, patterns, budget, rates or Rates(), objects=objects)
     chosen = decision.chosen
     own = [p.on(layout) for p in patterns]
     stored = tuple(
