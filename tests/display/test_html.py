@@ -98,6 +98,21 @@ def test_a_column_that_says_nothing_is_left_out(make_layout, make_report) -> Non
     assert "codecs" in page
 
 
+def test_variables_that_are_advised_alike_are_one_card(budget, make_suggestion) -> None:
+    made = make_suggestion(budget)
+    one = made.variables["t2m"]
+    names = [f"v{i:02}" for i in range(40)]
+    alike = {n: replace(one, layout=replace(one.layout, name=n)) for n in names}
+    other = replace(one, layout=replace(one.layout, name="w"), projected_mem=1)
+    page = replace(made, variables={**alike, "w": other})._repr_html_()
+    text = " ".join(Outline(page).text.split())
+    assert text.count("a task holds") == 2
+    assert "v00 +39" in text
+    assert all(n in text for n in [*names, "w"])
+    alone = replace(made, variables={"v00": alike["v00"]})._repr_html_()
+    assert len(page) < 3 * len(alone)
+
+
 def test_a_page_is_a_document_of_its_own() -> None:
     page = render.page(EVIL, [Document(EVIL, body=[Paragraph(EVIL)])])
     outline = Outline(page)

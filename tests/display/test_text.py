@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ import xchunk
 from xchunk.core.grid import Grid
 from xchunk.core.memory import MemoryBudget
 from xchunk.display import render
-from xchunk.display.document import Bar
+from xchunk.display.document import Bar, Document, Table
 from xchunk.display.phrases import fill
 
 
@@ -121,7 +122,7 @@ def test_a_suggestion_is_a_verdict_and_a_row_for_each_variable(
     for said in (
         "rechunk to zarr first",
         "t2m rechunk (1460, 19, 20) in shards",
-        "a pass takes 1 min 35 s → 1.5 s",
+        "a pass takes: 1 min 35 s → 1.5 s",
         "The rechunk takes about 12.0 s",
         "1 small variable, to load: time",
         'ds.chunking.apply(suggestion, store="rechunked.zarr")',
@@ -142,6 +143,24 @@ def test_variables_that_are_alike_are_told_once(budget: MemoryBudget, make_sugge
         n: replace(one, layout=replace(one.layout, name=n)) for n in map("v{}".format, range(20))
     }
     assert "v0 +19" in repr(replace(made, variables=many))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["size", "a pass takes", "about"]), st.integers(1, 30)),
+             min_size=2, max_size=7),
+    st.integers(1, 3),
+)  # fmt: skip
+def test_columns_are_told_apart_from_words(columns: list[tuple[str, int]], rows: int) -> None:
+    table = Table([name for name, _ in columns], [["x" * n for _, n in columns]] * rows)
+    head, *lines = render.as_text(Document("t", body=[table])).splitlines()[2:]
+    shown = re.split(r" {2,}", head.strip())
+    assert shown == [name for name, _ in columns][: len(shown)]
+    assert len(shown) >= 2
+    # what has no column is below its row, each value with its name
+    rest = " ".join(" ".join(lines).split())
+    for name, n in columns[len(shown) :]:
+        assert f"{name}: {'x' * n}" in rest
+    assert max(map(len, (head, *lines))) <= render.WIDTH
 
 
 def test_a_plan_shows_stages_and_totals(budget: MemoryBudget, make_plan) -> None:
@@ -204,7 +223,7 @@ def test_escape_sequences_in_names_do_not_reach_the_terminal(make_layout, make_r
     ("ds", "said"),
     [
         (xr.Dataset(), "No variables."),
-        (xr.Dataset({"x": 3}), "x           load"),
+        (xr.Dataset({"x": 3}), "x            load"),
         (xr.Dataset(coords={"x": [1, 2]}), "load"),
     ],
     ids=["empty", "a scalar", "a coordinate"],

@@ -237,12 +237,21 @@ def _in_python(s: Suggestion) -> list[Block]:
 def _in_html(s: Suggestion, ordered: Sequence[VariableSuggestion]) -> list[Block]:
     data = [v for v in ordered if not v.layout.is_coord]
     coords = [v for v in ordered if v.layout.is_coord] if data else []
+    groups = _alike(data or ordered)
 
-    def card(i: int, v: VariableSuggestion) -> Card:
-        drawn = Drawn(lambda: _before_and_after(v, s.patterns))
-        return _advised(v, s.budget, drawn=drawn if i < _DRAWN else None)
+    def names_in(group: Sequence[VariableSuggestion]) -> list[str]:
+        return [v.name for v in group]
 
-    body: list[Block] = [Many(data or ordered, card, "variable")]
+    def card(i: int, group: list[VariableSuggestion]) -> Card:
+        v = group[0]
+        drawn = Drawn(lambda: _before_and_after(v, s.patterns)) if i < _DRAWN else None
+        found = _advised(v, s.budget, drawn=drawn, name=names_of(names_in(group)))
+        if len(group) > 1:
+            names = Fold(counted(len(group), "variable"), [Paragraph(", ".join(names_in(group)))])
+            found = replace(found, body=[names, *found.body])
+        return found
+
+    body: list[Block] = [Many(groups, card, "variable")]
     if coords:
         rows = [(v.name, ACTIONS[v.action], dim_chunks(v.layout.sizes, v.chunks)) for v in coords]
         table = Table(("coordinate", "action", "chunks"), rows)

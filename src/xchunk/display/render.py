@@ -231,16 +231,18 @@ def _(block: Bar) -> list[str]:
 def _(block: Table) -> list[str]:
     head, *_ = body = [[*map(plain, r)] for r in (block.head, *block.rows)]
     widths = [max(map(len, column)) for column in zip(*body, strict=True)]
-    gap = " " * (2 if sum(widths) + 2 * len(widths) <= WIDTH else 1)
+    # names of columns have spaces in them, so that those between columns are more
+    fit, gap = len(widths), "   "
+    if 2 + sum(widths) + (fit - 1) * len(gap) > WIDTH:
+        gap = "  "
     # columns that there is no room for are named on a line of their own, below each row
-    fit = len(widths)
     while fit > 2 and 2 + sum(widths[:fit]) + (fit - 1) * len(gap) > WIDTH:
-        fit, gap = fit - 1, "  "
+        fit -= 1
     lines = [""]
     for row in body:
         cells = [c.rjust(w) for c, w in zip(row[1:fit], widths[1:fit], strict=True)]
         lines.append(cut("  " + gap.join([row[0].ljust(widths[0]), *cells])).rstrip())
-        more = [f"{name} {cell}" for name, cell in zip(head[fit:], row[fit:], strict=True) if cell]
+        more = [f"{name}: {cell}" for name, cell in zip(head[fit:], row[fit:], strict=True) if cell]
         if more and row is not head:
             lines += _wrap(", ".join(more), 6)
     return lines
