@@ -193,6 +193,20 @@ def test_the_command(
     assert "lost" in capsys.readouterr().err
 
 
+def test_a_source_that_cannot_be_computed_is_not_called_a_rechunk(
+    source: xr.Dataset, target: Path
+) -> None:
+    def fail(block: Any) -> Any:
+        raise RuntimeError("there are no values.")
+
+    failing = source.assign(v=source.v.copy(data=source.v.data.map_blocks(fail, dtype="f4")))
+    with pytest.raises(xchunk.XchunkError) as caught:
+        failing.chunking.verify(target)
+    said = "the comparison stopped: RuntimeError: there are no values. What was compared so far is"
+    assert str(caught.value).startswith(said)
+    assert "committed" not in str(caught.value)
+
+
 @pytest.mark.parametrize("dtype", [object, np.dtypes.StringDType(), "U3"], ids=str)
 def test_a_text_without_dims_is_compared(tmp_path: Path, dtype: Any) -> None:
     xr.Dataset({"a": ((), np.array("x", dtype=dtype))}).to_zarr(tmp_path / "s.zarr")

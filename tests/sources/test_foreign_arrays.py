@@ -74,9 +74,11 @@ def test_other_arrays_are_refused_before_anything_is_written(
     assert not target.exists()
 
 
-def test_references_are_refused_without_a_store_too() -> None:
-    with pytest.raises(xchunk.EncodingError, match=MANIFEST):
-        dataset("VirtualiZarr").chunking.apply({"x": 1})
+@pytest.mark.parametrize("case", ["VirtualiZarr", "cubed"])
+def test_what_blocks_of_dask_cannot_hold_is_refused_without_a_store_too(case: str) -> None:
+    for given in (dataset(case), dataset(case)["a"]):
+        with pytest.raises(xchunk.EncodingError, match=rf"'a' .*{CASES[case][1]}.*Convert it: "):
+            given.chunking.apply({"x": 1})
 
 
 def test_blocks_of_sparse_arrays_are_refused_and_the_remedy_works(tmp_path: Path) -> None:

@@ -267,8 +267,11 @@ def run_chains(
     except (XchunkError, KeyboardInterrupt):
         raise
     except Exception as error:  # noqa: BLE001 - raised again, without credentials
+        writes = any(s.target is not None for c in chains for s in c.stages)
+        what = "the rechunk" if writes else "the comparison"
+        after = "The target was not committed." if writes else "What was compared so far is lost."
         raise StageFailedError(
-            f"the rechunk stopped: {type(error).__name__}: {error}. The target was not committed."
+            f"{what} stopped: {type(error).__name__}: {str(error).rstrip('.')}. {after}"
         ) from safe_cause(error)
     finally:
         for run in {s.run for c in chains for s in c.stages}:

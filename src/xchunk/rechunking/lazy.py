@@ -15,7 +15,7 @@ from xchunk.core.plan.stages import EXCESS, EXCESS_BYTES
 from xchunk.core.suggest.suggestion import Suggestion
 from xchunk.core.units import format_bytes
 from xchunk.errors import ExcessiveIOWarning, XchunkWarning
-from xchunk.sources.foreign import refuse_virtual
+from xchunk.sources.foreign import refuse_in_blocks
 
 
 def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.Dataset:
@@ -31,7 +31,7 @@ def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.
         if not own or name not in ds.variables or name in ds.xindexes:
             continue
         variable = ds.variables[name]
-        refuse_virtual(str(name), variable)
+        refuse_in_blocks(str(name), variable)
         if not isinstance(variable.dtype, np.dtype):
             continue
         blocks = {d: n for d, n in own.items() if d in variable.dims}

@@ -114,8 +114,6 @@ def as_numpy(ds: xr.Dataset, group: str = "") -> xr.Dataset:
 
     - raises `EncodingError` if values have no faithful form.
     """
-    from xchunk.sources.xarray_adapter import has_units
-
     new: dict[Any, xr.Variable] = {}
     for name, variable in ds.variables.items():
         path = f"{group}/{name}" if group else str(name)
@@ -128,11 +126,8 @@ def as_numpy(ds: xr.Dataset, group: str = "") -> xr.Dataset:
         _refuse_arrays(path, str(name), variable)
         if not isinstance(variable.dtype, np.dtype):
             new[name] = _of_pandas(path, str(name), variable)
-        elif has_units(variable):
-            raise EncodingError(
-                f"{path!r} holds quantities with units (pint), which would be lost. Nothing was "
-                "written. Give ds.pint.dequantify(), which keeps the units as an attribute."
-            )
+        else:
+            _refuse_units(path, str(name), variable)
     if not new:
         return ds
     out = ds.drop_indexes([n for n in new if n in ds.xindexes])
@@ -141,15 +136,38 @@ def as_numpy(ds: xr.Dataset, group: str = "") -> xr.Dataset:
     return out.assign_coords(coords)
 
 
-def refuse_virtual(name: str, variable: xr.Variable) -> None:
-    """Refuse arrays that have no values to read, whatever is done with them.
+def refuse_in_blocks(name: str, variable: xr.Variable) -> None:
+    """Refuse arrays that blocks of dask cannot hold as they are.
+
+    xarray puts cubed's tasks into dask's, and drops units from what is chunked already.
 
     - raises `EncodingError` if there is one.
     """
     from xchunk.sources.xarray_adapter import given_array
 
-    if _package_of(given_array(variable)) == "virtualizarr":
-        _refuse_arrays(name, name.rpartition("/")[2], variable)
+    if _package_of(given_array(variable)) in ("cubed", "virtualizarr"):
+        _refuse_arrays(name, name, variable)
+    _refuse_units(name, name, variable)
+
+
+def _refuse_units(path: str, name: str, variable: xr.Variable) -> None:
+    from xchunk.sources.xarray_adapter import has_units
+
+    if not has_units(variable):
+        return
+    remedy = "Give ds.pint.dequantify(), which keeps the units as an attribute."
+    if not hasattr(type(variable._data), "magnitude"):
+        # dequantify() leaves blocks of quantities as they are
+        remedy = (
+            "Chunk with ds.pint.chunk(...), not ds.chunk(...); or take the units out of dask's "
+            "blocks: ds[{0!r}] = ds[{0!r}].copy(data=ds[{0!r}].data.map_blocks(lambda b: "
+            "b.magnitude, dtype=ds[{0!r}].dtype, meta=np.empty(0))).assign_attrs(units=str("
+            "ds[{0!r}].data._meta.units))."
+        ).format(name)
+    raise EncodingError(
+        f"{path!r} holds quantities with units (pint), which would be lost. Nothing was written. "
+        f"{remedy}"
+    )
 
 
 def _refuse_arrays(path: str, name: str, variable: xr.Variable) -> None:

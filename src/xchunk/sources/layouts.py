@@ -202,6 +202,8 @@ def read_layouts(groups: Mapping[str, xr.Dataset], *, count: bool = False) -> La
     - ``count``: whether it is counted what is on disk, for which files' indexes are read and
       folders listed.
     """
+    from xchunk.sources.xarray_adapter import without_units
+
     data: list[ArrayLayout] = []
     coords: list[ArrayLayout] = []
     source = ""
@@ -209,13 +211,14 @@ def read_layouts(groups: Mapping[str, xr.Dataset], *, count: bool = False) -> La
         homes = homes_in_tree(groups)
         for path, ds in groups.items():
             source = source or str(ds.encoding.get("source", ""))
-            traces = {name: trace(variable) for name, variable in ds.variables.items()}
+            variables = {name: without_units(v) for name, v in ds.variables.items()}
+            traces = {name: trace(variable) for name, variable in variables.items()}
             expect(traced.ref for traced in traces.values() if traced is not None)
             neighbours = Neighbours.of(
-                ((ds.variables[n], traced) for n, traced in traces.items() if traced is not None),
+                ((variables[n], traced) for n, traced in traces.items() if traced is not None),
                 homes[path],
             )
-            for name, variable in ds.variables.items():
+            for name, variable in variables.items():
                 is_coord = name in ds.coords
                 full = f"{path}/{name}" if path else str(name)
                 traced = traces[name]

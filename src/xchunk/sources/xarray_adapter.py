@@ -318,6 +318,14 @@ def has_units(variable: Any) -> bool:
     return any(hasattr(kind, "magnitude") and hasattr(kind, "units") for kind in kinds)
 
 
+def without_units(variable: Variable) -> Variable:
+    """Return a variable with the values beneath quantities of pint, if it holds some."""
+    data = variable._data
+    if not has_units(variable) or not hasattr(data, "magnitude"):
+        return variable
+    return Variable(variable.dims, data.magnitude, variable.attrs, variable.encoding)
+
+
 def given_array(variable: Any) -> Any:
     """Return the array that a user has put into a variable; None where xarray reads it."""
     data = variable._data
