@@ -109,7 +109,7 @@ NOTHING: dict[str, Any] = {
     "dst": "out.zarr", "chunks": (), "access": (), "whole": (), "shards": (), "storage": (),
     "target_storage": (), "zarr_format": None, "overwrite": False, "unpack": False,
     "resume": False, "append_dim": None, "no_check_labels": False, "region": None, "scratch": None,
-    "encoding": (), "engine": None, "message": None, "memory": None, "max_mem": None,
+    "encoding": (), "rechunk_engine": None, "message": None, "memory": None, "max_mem": None,
 }  # fmt: skip
 
 
@@ -129,7 +129,12 @@ NOTHING: dict[str, Any] = {
             {"chunks": {"a": 1}, "storage_options": {"profile": "me"}},
         ),
         (
-            {"chunks": ("a=1",), "zarr_format": "2", "max_mem": "1MB", "engine": "rechunker"},
+            {
+                "chunks": ("a=1",),
+                "zarr_format": "2",
+                "max_mem": "1MB",
+                "rechunk_engine": "rechunker",
+            },
             {"chunks": {"a": 1}, "zarr_format": 2, "max_mem": 1_000_000, "engine": "rechunker"},
         ),
     ],
@@ -267,3 +272,9 @@ def test_credentials_are_in_nothing_that_is_said(
     for said in (out, err):
         for credential in (PHRASE, "hush-hush", "psst"):
             assert credential not in said
+
+
+def test_each_option_of_a_command_has_a_name_of_its_own() -> None:
+    for command in main.xchunk.commands.values():
+        names = [param.name for param in command.params]
+        assert len(set(names)) == len(names), command.name

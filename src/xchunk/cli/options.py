@@ -190,18 +190,24 @@ def _made(name: str, about: Option) -> Callable[[F], F]:
     """Make the command line's option of an option of a rechunk."""
     if about.flag is None:
         raise ValueError(name)
+    parameter = _parameter(name, about)
     told = about.doc.partition(". ")[0].rstrip(".").replace("`", "") + "."
     if about.kind == "flag":
-        return click.option(about.flag, name, is_flag=True, help=told)
+        return click.option(about.flag, parameter, is_flag=True, help=told)
     if about.kind == "lengths":
         told += " May be repeated for more variables."
-        return click.option(about.flag, name, multiple=True, metavar=about.metavar, help=told)
+        return click.option(about.flag, parameter, multiple=True, metavar=about.metavar, help=told)
     kind = {"choice": click.Choice(about.choices), "place": place}.get(about.kind)
     # sizes are what a project has one of, and not one call
     variable = f"XCHUNK_{name.upper()}" if about.kind == "size" else None
     return click.option(
-        about.flag, name, type=kind, metavar=about.metavar, help=told, envvar=variable
+        about.flag, parameter, type=kind, metavar=about.metavar, help=told, envvar=variable
     )
+
+
+def _parameter(name: str, about: Option) -> str:
+    """Return click's name of an option: ``--engine`` is the source's, and another one's name."""
+    return about.key or name
 
 
 #: The options of a rechunk that have a name on the command line.
@@ -316,7 +322,11 @@ def named_for_zarr(out: Output, dst: str) -> str:
 
 def request_of(out: Output, given: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the options of ``plan`` and ``rechunk`` into the API's keywords."""
-    request = {name: _value(name, about, given[name]) for name, about in options_of() if about.flag}
+    request = {
+        name: _value(name, about, given[_parameter(name, about)])
+        for name, about in options_of()
+        if about.flag
+    }
     request["access"] = access = access_of(given["access"], given["whole"])
     extends = given["append_dim"] or given["region"]
     if request["chunks"] is None and access is None and not extends:
