@@ -251,6 +251,7 @@ for ds in (
     xr.open_zarr("reference://", consolidated=False, **inside),
     open_source("refs.json"),
     open_source("refs.json", engine="kerchunk"),
+    open_source("refs.json", engine="kerchunk", chunks=None),
     open_source("reference://", **inside),
     open_source("reference::refs.json"),
     open_named("refs.json"),
@@ -276,6 +277,7 @@ FAR = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
 import numpy as np, xarray as xr, zarr, xchunk
+from kerchunk.df import refs_to_dataframe
 from kerchunk.hdf import SingleHdf5ToZarr
 from xchunk.opening.dataset import open_named
 url, templates = sys.argv[1], sys.argv[2] == "templates"
@@ -289,11 +291,15 @@ for held in refs["refs"].values():
 if templates:
     refs["templates"] = {"u": f"{url}/a.nc"}
 json.dump(refs, open("refs.json", "w"))
-for place in ("refs.json", f"{url}/refs.json"):
+places = ["refs.json", f"{url}/refs.json"]
+if not templates:
+    refs_to_dataframe(refs, "refs.parq")
+    places += ["refs.parq", f"{url}/refs.parq"]
+for place in places:
     ds = open_named(place)
     layout = ds.chunking.layout()["v"]
     assert (layout.chunks, layout.codecs) == ((1, 6, 8), ("zlib",)), layout
-    target = f"{'there' if '://' in place else 'here'}.zarr"
+    target = f"{places.index(place)}.zarr"
     out = ds.chunking.apply({"t": -1, "x": 4}, store=target, progress=False, verify=True)
     assert zarr.open_group(target, mode="r")["v"].dtype == "i2"
     assert np.array_equal(out.v.values, values)
@@ -303,7 +309,7 @@ for place in ("refs.json", f"{url}/refs.json"):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["urls", "templates"])
 def test_references_to_files_of_a_server(tmp_path: Path, kind: str) -> None:
-    need("kerchunk", "h5netcdf", "aiohttp")
+    need("kerchunk", "h5netcdf", "aiohttp", "fastparquet")
     if has_nginx() is None:
         pytest.skip("needs nginx")
     with nginx(tmp_path, tmp_path / "nginx") as url:
@@ -315,19 +321,47 @@ def test_references_to_files_of_a_server(tmp_path: Path, kind: str) -> None:
 PARQUET = """
 import sys, warnings
 warnings.simplefilter("ignore")
+import os, shutil
 import numpy as np, xarray as xr, zarr, xchunk
 from kerchunk.df import refs_to_dataframe
 from kerchunk.hdf import SingleHdf5ToZarr
 values = (np.arange(20 * 6 * 8) % 999 + 1).reshape(20, 6, 8) * 0.5
 xr.Dataset({"v": (("t", "y", "x"), values)}).to_netcdf("a.nc", engine="h5netcdf", encoding={
     "v": {"dtype": "i2", "scale_factor": 0.5, "chunksizes": (1, 6, 8), "zlib": True}})
-refs_to_dataframe(SingleHdf5ToZarr("a.nc", inline_threshold=0).translate(), "refs.parq")
+refs = SingleHdf5ToZarr("a.nc", inline_threshold=0).translate()
+refs_to_dataframe(refs, "refs.parq", record_size=7)
+for name in ("refs.parquet", "other"):
+    shutil.copytree("refs.parq", name)
 how = {"fo": "refs.parq", "remote_protocol": "file"}
-ds = xr.open_zarr("reference://", consolidated=False, storage_options=how)
-assert ds.chunking.layout()["v"].chunks == (1, 6, 8)
-out = ds.chunking.apply({"t": -1, "x": 4}, store="out.zarr", progress=False, verify=True)
-assert zarr.open_group("out.zarr", mode="r")["v"].dtype == "i2"
-assert np.array_equal(out.v.values, values)
+for ds, source in (
+    (xr.open_zarr("reference://", consolidated=False, storage_options=how), "reference://"),
+    (xr.open_dataset("refs.parq", engine="kerchunk", chunks={}), "/"),
+    (xchunk.open_dataset("refs.parq"), "refs.parq"),
+    (xchunk.open_dataset("file://" + os.path.abspath("refs.parquet")), None),
+    (xchunk.open_dataset("other"), "other"),
+    (xchunk.open_dataset("other", engine="kerchunk"), "other"),
+    (xchunk.open_dataset("reference://", storage_options={"fo": "other"}), "other"),
+    (xchunk.open_datatree("other").to_dataset(), "other"),
+):
+    assert ds.chunking.layout()["v"].chunks == (1, 6, 8)
+    assert source in (None, ds.chunking.layout().source), ds.chunking.layout().source
+    shutil.rmtree("out.zarr", ignore_errors=True)
+    out = ds.chunking.apply({"t": -1, "x": 4}, store="out.zarr", progress=False, verify=True)
+    assert zarr.open_group("out.zarr", mode="r")["v"].dtype == "i2"
+    assert np.array_equal(out.v.values, values)
+
+import pandas as pd
+def said(src):
+    try:
+        xchunk.open_dataset(src)
+    except xchunk.SourceError as error:
+        return str(error)
+def none(*_, **__): raise ImportError("no fastparquet here")
+pd.read_parquet = none
+assert said("refs.parq").startswith("refs.parq: holds references in parquet, which needs fastparq")
+os.remove("refs.parq/v/refs.0.parq")
+assert said("refs.parq").startswith("refs.parq: holds references in parquet that cannot be read")
+assert "names no references" in said("reference://")
 """
 
 

@@ -88,6 +88,12 @@ def _files_of(path: Path) -> list[str]:
 
 
 def _remote(name: str, options: dict[str, Any]) -> list[str]:
+    if name.startswith("reference://") and "fo" not in options:
+        raise SourceError(
+            "reference://: names no references, so nothing is opened. Name the file or the folder "
+            "of them instead; or give storage_options={'fo': 'refs.json'} (--storage-option "
+            "fo=refs.json)."
+        )
     magic = any(m in name.partition("://")[2] for m in _MAGIC)
     if not magic and not name.endswith("/"):
         return [name]

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import xarray as xr
 import zarr
+from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
@@ -194,6 +195,7 @@ def open_source(
     if by_message:
         # their backends do not tell xarray how they are stored
         ds = _in_stored_blocks(ds)
+    _name(ds, name, kwargs)
     if not ds.variables:
         warnings.warn(
             f"{name}: there are no variables at {group or 'its root'}; are they in a group of it?",
@@ -201,6 +203,13 @@ def open_source(
             stacklevel=2,
         )
     return ds
+
+
+def _name(ds: xr.Dataset, name: str, kwargs: Mapping[str, Any]) -> None:
+    """Say where a Dataset comes from, where xarray knows no more than that it has references."""
+    references = (kwargs.get("storage_options") or {}).get("fo")
+    if isinstance(references, str) or kwargs["engine"] == "kerchunk":
+        ds.encoding["source"] = references or name
 
 
 def _in_stored_blocks(ds: xr.Dataset) -> xr.Dataset:
@@ -243,6 +252,8 @@ def open_groups(
         )
         return {"": root}
     groups = {path.strip("/"): ds for path, ds in found.items()}
+    for ds in groups.values():
+        _name(ds, name, kwargs)
     if not any(ds.variables for ds in groups.values()):
         warnings.warn(f"{name}: there are no variables in it.", XchunkWarning, stacklevel=2)
     return groups
@@ -321,6 +332,9 @@ def _find_local(name: str) -> _Found:
                 f"{name}: is a single zarr array, and xarray opens groups. Name its dims: --dims "
                 f"{dims}; or copy it as it is: xchunk.rechunk(zarr.open_array(…), …)."
             )
+        how = _parquet_references(str(path), LocalFileSystem())
+        if how is not None:
+            return _Found("reference://", "zarr", {"fo": str(path), **how})
         if any((path / key).is_file() for key in _ZARR_GROUP):
             return _Found(str(path), "zarr")
         if state_of(LocalStore(path, read_only=True)) == "unfinished":
@@ -371,10 +385,44 @@ def _references(file: BinaryIO) -> dict[str, Any] | None:
     if not isinstance(refs, dict) or set(_ZARR_GROUP).isdisjoint(refs):
         return None
     places = [held[0] for held in refs.values() if isinstance(held, list)]
-    places += (found.get("templates") or {}).values()
+    return _to_targets([*places, *(found.get("templates") or {}).values()])
+
+
+def _to_targets(places: Iterable[Any]) -> dict[str, Any]:
     far = any(_URL.match(str(place)) and not str(place).startswith(_LOCAL) for place in places)
     # fsspec makes the filesystem of the targets like that of the references only if it is told so
     return {"remote_options": {"asynchronous": True}} if far else {}
+
+
+def _parquet_references(folder: str, fs: Any) -> dict[str, Any] | None:
+    """Report what fsspec needs for a folder of references in parquet; None: they are none.
+
+    - ``fs``: fsspec's file system of the folder.
+    - raises `SourceError` if they cannot be read.
+    """
+    from fsspec.implementations.reference import LazyReferenceMapper
+
+    path = folder.rstrip("/")
+    try:
+        about = json.loads(fs.cat_file(f"{path}/.zmetadata"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(about, dict) or "record_size" not in about:
+        return None
+    try:
+        held = LazyReferenceMapper(path, fs=fs).values()
+        first = next((ref[0] for ref in held if isinstance(ref, list) and ref[0]), None)
+    except ImportError as error:
+        raise SourceError(
+            f"{folder}: holds references in parquet, which needs fastparquet ({_one_line(error)}): "
+            "pip install fastparquet"
+        ) from error
+    except Exception as error:  # noqa: BLE001 - packages of parquet raise what they like
+        raise SourceError(
+            f"{folder}: holds references in parquet that cannot be read ({_one_line(error)}). Make "
+            "them anew, with kerchunk.df.refs_to_dataframe."
+        ) from safe_cause(error)
+    return {} if first is None else _to_targets([first])
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -408,7 +456,11 @@ def _find_remote(name: str, options: dict[str, Any]) -> _Found:
         head = _head(fs, path)
         # the keys of references begin with no slash
         keys = (f"{path.rstrip('/')}/{key}" if path else key for key in _ZARR_GROUP)
-        if not _is_file(head) and any(map(fs.exists, keys)):
+        key = None if _is_file(head) else next(filter(fs.exists, keys), None)
+        how = _parquet_references(path, fs) if key and key.endswith(".zmetadata") else None
+        if how is not None:
+            return _Found("reference://", "zarr", {"fo": name, **how})
+        if key is not None:
             return _Found(name, "zarr")
         if not head:
             _refuse_none(name, fs, path)
@@ -443,7 +495,8 @@ def _far_references(fs: Any, path: str, head: bytes) -> dict[str, Any] | None:
 
 def _head(fs: Any, path: str) -> bytes:
     """Read the first bytes of a file, and no more; none of what is no file."""
-    with suppress(OSError, ValueError, KeyError):
+    # servers that list no folders forbid them, in errors of their own
+    with suppress(Exception):
         return bytes(fs.cat_file(path, start=0, end=8))[:8]
     return b""
 

@@ -151,19 +151,20 @@ def refuse_in_blocks(name: str, variable: xr.Variable) -> None:
 
 
 def _refuse_units(path: str, name: str, variable: xr.Variable) -> None:
-    from xchunk.sources.xarray_adapter import has_units
+    from xchunk.sources.xarray_adapter import given_array, has_units
 
     if not has_units(variable):
         return
     remedy = "Give ds.pint.dequantify(), which keeps the units as an attribute."
-    if not hasattr(type(variable._data), "magnitude"):
+    if not hasattr(type(given_array(variable)), "magnitude"):
         # dequantify() leaves blocks of quantities as they are
+        held = f"ds[{name!r}]"
         remedy = (
             "Chunk with ds.pint.chunk(...), not ds.chunk(...); or take the units out of dask's "
-            "blocks: ds[{0!r}] = ds[{0!r}].copy(data=ds[{0!r}].data.map_blocks(lambda b: "
-            "b.magnitude, dtype=ds[{0!r}].dtype, meta=np.empty(0))).assign_attrs(units=str("
-            "ds[{0!r}].data._meta.units))."
-        ).format(name)
+            f"blocks: {held} = {held}.copy(data={held}.data.map_blocks(lambda b: b.magnitude, "
+            f"dtype={held}.dtype, meta=np.empty(0))).assign_attrs("
+            f"units=str({held}.data._meta.units))."
+        )
     raise EncodingError(
         f"{path!r} holds quantities with units (pint), which would be lost. Nothing was written. "
         f"{remedy}"

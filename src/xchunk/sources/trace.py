@@ -53,7 +53,18 @@ def can_trace(variable: xr.Variable) -> bool:
     which takes half a second to load, is only looked at once there is such an array.
     """
     with _lock:
-        return _self_check(blocks=variable.chunks is not None)
+        return _self_check(blocks=_blocks_of(variable) is not None)
+
+
+def _blocks_of(variable: xr.Variable) -> Any:
+    """Return the dask array that holds a variable's values, as some engines open it; or None."""
+    if variable.chunks is not None:
+        return variable.data
+    try:
+        from xchunk.sources.xarray_adapter import dask_in
+    except ImportError:
+        return None
+    return dask_in(variable)
 
 
 def part_of(variable: xr.Variable) -> Value:
@@ -64,12 +75,13 @@ def part_of(variable: xr.Variable) -> Value:
     from xchunk.sources.slicing import UntraceableError
     from xchunk.sources.xarray_adapter import lazy_part_of
 
-    if variable.chunks is None:
+    blocks = _blocks_of(variable)
+    if blocks is None:
         part = lazy_part_of(variable)
     else:
         from xchunk.sources.dask_adapter import part_of_graph
 
-        part = part_of_graph(variable.data)
+        part = part_of_graph(blocks)
     if part.shape != variable.shape:
         raise UntraceableError("a shape that is not the variable's")
     return part

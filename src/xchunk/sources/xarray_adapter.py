@@ -406,6 +406,11 @@ def dask_within(array: Any) -> Any:
     return array.array if type(array) is DaskIndexingAdapter else None
 
 
+def dask_in(variable: Variable) -> Any:
+    """Return the dask array that a variable's lazy values only wrap; None: they wrap none."""
+    return dask_within(variable._data)
+
+
 def _joined(array: JoinedArray) -> Value:
     cells: dict[tuple[int, ...], Part] = {}
     for index, variable in np.ndenumerate(array.variables):
