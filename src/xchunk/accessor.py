@@ -267,7 +267,8 @@ class ChunkingAccessor(Generic[T]):
         -------
         CheckReport
             The findings, the worst first; each with what it leads to and a remedy as code. Only
-            metadata are read, and values that are in memory already.
+            metadata are read, values that are in memory already, and up to eight chunks of each
+            variable of netCDF that names no fill value.
 
         Raises
         ------

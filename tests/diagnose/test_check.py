@@ -232,3 +232,121 @@ def test_fill_values_and_data(
         assert code not in codes(better.chunking.check(max_mem="1GB"))
         better.chunking.apply({"x": -1}, store="b.zarr", progress=False)
         np.testing.assert_array_equal(xr.open_zarr("b.zarr", mask_and_scale=fill != 0).v, mended)
+
+
+FILL = "default-fill-read-as-values"
+#: dtype of what is stored, keywords of netCDF4, rows that are written, values of some elements,
+#: attributes, and how bad it is; None: nothing is found.
+FILLED: dict[str, tuple[str, dict, int, dict, dict, str | None]] = {
+    "chunks not written": ("f4", {"chunksizes": (10, 6)}, 15, {}, {}, "warning"),
+    "doubles in the middle": ("f8", {"zlib": True}, 40, {(21, 3): 9.969209968386869e36}, {},
+                              "warning"),
+    "nothing written": ("i4", {"contiguous": True}, 0, {}, {}, "warning"),
+    "an integer": ("i2", {"zlib": True, "chunksizes": (40, 6)}, 40, {(3, 2): -32767}, {}, "info"),
+    "packed": ("i2", {"chunksizes": (10, 6)}, 25, {}, {"scale_factor": 0.5, "add_offset": 3.0},
+               "warning"),
+    "times": ("i4", {"chunksizes": (10, 6)}, 20, {}, {"units": "seconds since 2000-01-01"},
+              "warning"),
+    "unsigned, 8 bytes": ("u8", {"chunksizes": (10, 6)}, 20, {}, {}, "warning"),
+    "bytes": ("i1", {"chunksizes": (10, 6)}, 15, {}, {}, None),
+    "all written": ("f4", {"chunksizes": (10, 6)}, 40, {}, {}, None),
+    "named": ("f4", {"chunksizes": (10, 6), "fill_value": 1e20}, 15, {}, {}, None),
+    "another name": ("f4", {"chunksizes": (10, 6)}, 15, {},
+                     {"missing_value": np.float32(9.969209968386869e36)}, None),
+    "not filled": ("f4", {"chunksizes": (10, 6), "fill_value": False}, 15, {}, {}, None),
+}  # fmt: skip
+
+
+def filled(case: str, where: str = "/", file_format: str = "NETCDF4") -> np.ndarray:
+    """Write a file in which some is missing; return what netCDF4 masks."""
+    import netCDF4
+
+    dtype, how, rows, values, attrs, _ = FILLED[case]
+    if file_format != "NETCDF4":
+        how = {}
+    with netCDF4.Dataset("a.nc", "w", format=file_format) as file:
+        group = file if where == "/" else file.createGroup(where)
+        group.createDimension("y", 40)
+        group.createDimension("x", 6)
+        made = group.createVariable("v", dtype, ("y", "x"), **how)
+        made.set_auto_maskandscale(False)
+        if rows:
+            made[:rows] = np.arange(rows * 6).reshape(rows, 6)
+        for key, value in values.items():
+            made[key] = value
+        made.setncatts(attrs)
+    with netCDF4.Dataset("a.nc") as file:
+        return np.ma.getmaskarray((file if where == "/" else file[where])["v"][:])
+
+
+@pytest.mark.parametrize("case", FILLED)
+@pytest.mark.parametrize("engine", ["netcdf4", "xchunk"])
+def test_what_netcdf_fills_with_is_found_and_masked(case: str, engine: str) -> None:
+    masked, worst = filled(case), FILLED[case][-1]
+    with xr.open_dataset("a.nc", engine=engine, chunks={}) as ds:
+        found = [f for f in ds.chunking.check(max_mem="1GB") if f.code == FILL]
+        assert [f.severity for f in found] == ([] if worst is None else [worst])
+        if not found:
+            return
+        assert not ds.v.isnull().all()
+        scope = {"ds": ds, "xr": xr}
+        exec(found[0].remedy, scope)  # noqa: S102 - a remedy is code to be run
+        better = scope["ds"]
+        np.testing.assert_array_equal(better.v.isnull().values, masked)
+        assert FILL not in codes(better.chunking.check(max_mem="1GB"))
+        if FILLED[case][0] == "u8":
+            return  # what xarray makes of it, floats, cannot hold all of it
+        out = better.chunking.apply({"y": -1, "x": 2}, store="b.zarr", progress=False)
+        np.testing.assert_array_equal(out.v.isnull().values, masked)
+        xr.testing.assert_equal(out.v.load(), better.v.load())
+
+
+@pytest.mark.parametrize("file_format", ["NETCDF3_CLASSIC", "NETCDF3_64BIT_DATA"])
+def test_what_netcdf_fills_classic_files_with_is_found(file_format: str) -> None:
+    masked = filled("chunks not written", file_format=file_format)
+    with xr.open_dataset("a.nc", chunks={}) as ds:
+        (found,) = (f for f in ds.chunking.check(max_mem="1GB") if f.code == FILL)
+        scope = {"ds": ds, "xr": xr}
+        exec(found.remedy, scope)  # noqa: S102 - a remedy is code to be run
+        np.testing.assert_array_equal(scope["ds"].v.isnull().values, masked)
+
+
+@pytest.mark.parametrize("case", ["chunks not written", "packed"])
+def test_what_netcdf_fills_with_in_a_group(case: str) -> None:
+    masked = filled(case, "g")
+    with xr.open_datatree("a.nc", engine="netcdf4", chunks={}) as tree:
+        (found,) = (f for f in tree.chunking.check(max_mem="1GB") if f.code == FILL)
+        assert found.variable == "g/v"
+        scope = {"ds": tree, "xr": xr}
+        exec(found.remedy, scope)  # noqa: S102 - a remedy is code to be run
+        np.testing.assert_array_equal(scope["ds"]["g/v"].isnull().values, masked)
+
+
+def test_a_few_chunks_are_read_to_look_for_what_netcdf_fills_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from xchunk.diagnose import check
+
+    read: list[int] = []
+
+    class Counted:
+        def __init__(self, stored: Any) -> None:
+            self.stored, self.info = stored, stored.info
+
+        def read(self, region: Any) -> Any:
+            values = self.stored.read(region)
+            read.append(values.size)
+            return values
+
+    opened = check.open_stored
+    monkeypatch.setattr(check, "open_stored", lambda ref: Counted(opened(ref)))
+    encoding = {"t2m": {"chunksizes": (10, 20, 30)}, "time": {"contiguous": True}}
+    daily().to_netcdf("a.nc", engine="netcdf4", encoding=encoding)
+    with xr.open_dataset("a.nc", engine="netcdf4", chunks={}) as ds:
+        ds.chunking.check(max_mem="1GB")
+    assert read == []  # floats that xarray wrote name NaN
+    encoding["t2m"]["_FillValue"] = None
+    daily().to_netcdf("a.nc", engine="netcdf4", encoding=encoding)
+    with xr.open_dataset("a.nc", engine="netcdf4", chunks={}) as ds:
+        ds.chunking.check(max_mem="1GB")
+    assert read == [6000] * 4

@@ -282,6 +282,7 @@ FINDINGS: dict[str, tuple[str, Callable[[], Any], str]] = {
 #: What is read by another package, or read as other values then: its own tests run the remedy.
 ELSEWHERE = {
     "values-misread", "reader-not-known", "fill-read-as-values", "zeros-read-as-missing",
+    "default-fill-read-as-values",
 }  # fmt: skip
 
 #: Those whose remedy is a workload or a worker for what is stored, which stays as it is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from os import PathLike
@@ -27,15 +28,22 @@ from xchunk.core.reports.rules import (
 from xchunk.core.suggest.lazy_pass import item_nbytes
 from xchunk.core.suggest.suggestion import Suggestion
 from xchunk.errors import InvalidChunksError, SourceError
+from xchunk.sources.arrays import close_files, open_stored
+from xchunk.sources.hdf5_read import open_direct
 from xchunk.sources.layouts import read_layouts
+from xchunk.sources.netcdf3 import DEFAULT_FILLS
 from xchunk.sources.provenance import why_misread
+from xchunk.sources.refs import FileRef, StoredInfo, ones_of
+from xchunk.sources.trace import trace
 from xchunk.stores.stores import describe, open_store
 
 #: Bytes in memory up to which values are looked at, to see whether they fit their packing.
 _LOOKED_AT = 256_000_000
 
-#: Values that are looked at, at most, for whether they are exact.
+#: Values that are looked at, at most, for whether they are exact, or missing.
 _SAMPLE = 100_000
+#: Chunks of a file that are read to look for missing values, and the largest, in bytes.
+_PLACES, _CHUNK = 4, 64_000_000
 
 
 def check(
@@ -65,15 +73,18 @@ def check(
     regions = _regions(report, store, region or {}, storage_options) if store is not None else {}
     variables: dict[str, VariableFacts] = {}
     tasks, seen = 0, set()
-    for path, ds in groups.items():
-        for name, variable in ds.variables.items():
-            full = f"{path}/{name}" if path else str(name)
-            found = _facts(variable, report[full])
-            variables[full] = replace(found, region=regions.get(full))
-            for layer, count in _layers(variable):
-                if layer not in seen:
-                    seen.add(layer)
-                    tasks += count
+    try:
+        for path, ds in groups.items():
+            for name, variable in ds.variables.items():
+                full = f"{path}/{name}" if path else str(name)
+                found = _facts(variable, report[full])
+                variables[full] = replace(found, region=regions.get(full))
+                for layer, count in _layers(variable):
+                    if layer not in seen:
+                        seen.add(layer)
+                        tasks += count
+    finally:
+        close_files()
     source = report.source if report.source != "memory" else ""
     facts = DatasetFacts(variables, tasks, source, is_tree=any(groups))
     found_all = check_layouts(report.layouts, budget, facts, rates=rates)
@@ -94,7 +105,59 @@ def _facts(variable: xr.Variable, layout: ArrayLayout) -> VariableFacts:
         misread=why_misread(variable),
         rechunk_tasks=sum(n for name, n in _layers(variable) if name.startswith("rechunk")),
     )
-    return _looked_at(variable, layout, facts)
+    facts = _looked_at(variable, layout, facts)
+    return facts if facts.has_fill else _with_default_fill(variable, layout, facts)
+
+
+def _with_default_fill(
+    variable: xr.Variable, layout: ArrayLayout, facts: VariableFacts
+) -> VariableFacts:
+    """Look for netCDF's own fill value: in the tables of chunks, and in a few of the chunks."""
+    fill = DEFAULT_FILLS.get(layout.stored_dtype.str[1:])
+    if fill is None or not layout.format.startswith("netcdf") or not layout.size:
+        return facts
+    traced = trace(variable)
+    ones = () if traced is None else ones_of(traced.ref)
+    for ref in {id(ref): ref for ref in (ones[:1] + ones[-1:])}.values():
+        if not isinstance(ref, FileRef) or ref.is_far:
+            continue
+        try:
+            stored = open_stored(ref)
+            if _is_unwritten(ref, fill):
+                return replace(facts, default_fill=fill, is_unwritten=True)
+            if any((stored.read(region) == fill).any() for region in _samples(stored.info)):
+                return replace(facts, default_fill=fill)
+        except (SourceError, OSError):
+            continue
+    return facts
+
+
+def _is_unwritten(ref: FileRef, fill: float) -> bool:
+    """Whether chunks are not there, or nothing is, and would read as a fill value."""
+    direct = open_direct(ref.filename, ref.group, ref.variable)
+    dataset = None if direct is None else direct.dataset
+    if dataset is None or not dataset.fill or not all(dataset.shape):
+        return False
+    if np.frombuffer(dataset.fill, dataset.dtype)[0] != fill:
+        return False
+    if dataset.table is not None and dataset.chunks is not None:
+        return len(dataset.table) < Grid.of(dataset.shape, dataset.chunks).count
+    return dataset.chunks is None and dataset.offset is None and dataset.raw is None
+
+
+def _samples(info: StoredInfo) -> Iterable[tuple[slice, ...]]:
+    """Choose a few stored chunks, evenly, or as much of what has no chunks."""
+    cell = [n for n in info.chunks or info.shape if isinstance(n, int)]
+    if len(cell) < len(info.shape):
+        return ()
+    for i, n in enumerate(cell if info.chunks is None else ()):
+        most = max(1, _SAMPLE // math.prod(cell[i + 1 :]))
+        cell[i] = min(n, most)
+    if math.prod(cell) * info.dtype.itemsize > _CHUNK:
+        return ()
+    grid = Grid.of(info.shape, cell)
+    picked = {round(k * (grid.count - 1) / (_PLACES - 1)) for k in range(_PLACES)}
+    return tuple(grid.region(number) for number in sorted(picked))
 
 
 def _lengths(value: Any, ndim: int) -> tuple[int, ...] | None:

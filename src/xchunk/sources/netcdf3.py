@@ -18,6 +18,19 @@ _DTYPES = dict(enumerate(("i1", "S1", ">i2", ">i4", ">f4", ">f8"), 1)) | dict(
     enumerate(("u1", ">u2", ">u4", ">i8", ">u8"), 7)
 )
 
+#: With what netCDF's library, of either format, fills what is not written, by the dtype. It takes
+#: each byte for a value.
+DEFAULT_FILLS: dict[str, float | int] = {
+    "i2": -(2**15) + 1,
+    "u2": 2**16 - 1,
+    "i4": -(2**31) + 1,
+    "u4": 2**32 - 1,
+    "i8": -(2**63) + 2,
+    "u8": 2**64 - 2,
+    "f4": 9.969209968386869e36,
+    "f8": 9.969209968386869e36,
+}
+
 
 @dataclass
 class _Header:

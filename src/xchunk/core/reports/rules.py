@@ -19,10 +19,23 @@ from xchunk.core.cost import Rates
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout, Packing
 from xchunk.core.memory import MemoryBudget, codec_copies
+from xchunk.core.reports.remedies import (
+    aligned,
+    by_dim,
+    chunk_raw,
+    chunks_code,
+    divided,
+    grown,
+    has_store,
+    lengths,
+    merged,
+    region_code,
+    shrunk,
+)
 from xchunk.core.shown import Shown
 from xchunk.core.suggest.access import dim_roles
-from xchunk.core.suggest.lazy_pass import BLOCK_COPIES, GOOD_BLOCK, item_nbytes
-from xchunk.core.types import Chunks, DimChunk
+from xchunk.core.suggest.lazy_pass import BLOCK_COPIES, item_nbytes
+from xchunk.core.types import Chunks
 from xchunk.core.units import format_bytes, format_count, format_seconds
 
 #: ``info``: it could be better; ``warning``: it costs time, memory or requests that are not
@@ -134,6 +147,10 @@ class VariableFacts:
     """Whether values are missing; None: not known."""
     is_exact: bool | None = None
     """Whether every value is one that the packing can hold; None: not known."""
+    default_fill: float | int | None = None
+    """netCDF's own fill value, where it was seen and nothing names it; None: not seen."""
+    is_unwritten: bool = False
+    """Whether it is known, and not only seen, that some of it was never written."""
     misread: str = ""
     """Why zarr reads other values than are stored, in words; empty: it does not."""
     rechunk_tasks: int = 0
@@ -156,38 +173,6 @@ class DatasetFacts:
     """Whether the variables are those of a tree."""
 
 
-def has_store(v: ArrayLayout) -> bool:
-    """Whether a variable is stored somewhere, as far as it is known."""
-    return v.format not in ("memory", "dask")
-
-
-def chunk_raw(v: ArrayLayout) -> int:
-    """Bytes of one full stored chunk, after decoding and before unpacking."""
-    return v.read_grid.box_elements * item_nbytes(v.stored_dtype)
-
-
-def lengths(v: ArrayLayout, grid: Grid | None = None) -> str:
-    """The lengths of a full chunk, or of a block of a grid, as they are shown."""
-    grid = v.read_grid if grid is None else grid
-    up_to = "" if grid.is_regular else "up to "
-    return up_to + str(tuple(grid.chunks))
-
-
-def by_dim(v: ArrayLayout, chunks: Sequence[int]) -> str:
-    """Spell chunks as code, by dim."""
-    return _code(dict(zip(v.dims, chunks, strict=True)))
-
-
-def _code(chunks: Mapping[str, DimChunk]) -> str:
-    """Chunks as code."""
-    return "{" + ", ".join(f"{d!r}: {n}" for d, n in chunks.items()) + "}"
-
-
-def region_code(region: Mapping[str, slice]) -> str:
-    """Spell a region as code."""
-    return "{" + ", ".join(f"{d!r}: slice({s.start}, {s.stop})" for d, s in region.items()) + "}"
-
-
 def reopened(facts: DatasetFacts, chunks: Mapping[str, int] | None = None) -> str:
     """Opening a source as code, with chunks or with those that fit.
 
@@ -197,78 +182,8 @@ def reopened(facts: DatasetFacts, chunks: Mapping[str, int] | None = None) -> st
     if chunks is None:
         return f"ds = xchunk.{what}({facts.source!r})" if facts.source else "ds = ds.load()"
     if not facts.source:
-        return f"ds = ds.chunk({_code(chunks)})  # better where its values are made"
-    return f"ds = xr.{what}({facts.source!r}, chunks={_code(chunks)})"
-
-
-def grown(v: ArrayLayout) -> tuple[int, ...]:
-    """Merge stored chunks, those along the dim with most of them first, to a good size."""
-    chunks = list(v.read_grid.chunks)
-    item = item_nbytes(v.stored_dtype)
-    while math.prod(chunks) * item * 2 <= STORED_CHUNK:
-        counts = [-(-n // c) for n, c in zip(v.shape, chunks, strict=True)]
-        i = int(np.argmax(counts))
-        if counts[i] < 2:
-            break
-        chunks[i] = min(2 * chunks[i], v.shape[i])
-    return tuple(chunks)
-
-
-def shrunk(v: ArrayLayout, aim: int) -> tuple[int, ...]:
-    """Halve a stored chunk along its longest dim until it is small enough."""
-    chunks = list(v.read_grid.chunks)
-    item = item_nbytes(v.stored_dtype)
-    while math.prod(chunks) * item > aim and max(chunks) > 1:
-        i = int(np.argmax(chunks))
-        chunks[i] = -(-chunks[i] // 2)
-    return tuple(chunks)
-
-
-def aligned(v: ArrayLayout, blocks: Grid) -> dict[str, int]:
-    """Blocks of whole stored chunks, about as long as those that there are."""
-    out = {}
-    for dim, mine, stored in zip(v.dims, blocks.axes, v.read_grid.axes, strict=True):
-        n = max(1, round(mine.chunk / stored.chunk)) * stored.chunk
-        out[dim] = -1 if n >= mine.size else n
-    return out
-
-
-def _unit(v: ArrayLayout) -> tuple[Axis, ...]:
-    if v.chunks is not None and has_store(v):
-        return v.read_grid.axes
-    return tuple(Axis.regular(n, 1) for n in v.shape)
-
-
-def divided(v: ArrayLayout, blocks: Grid, aim: float) -> dict[str, int]:
-    """Shorten blocks to whole stored chunks, the dim with most of these first."""
-    unit = _unit(v)
-    lengths = [max(a.chunk, u.chunk) for a, u in zip(blocks.axes, unit, strict=True)]
-    item = item_nbytes(v.dtype)
-    while math.prod(lengths) * item > aim:
-        counts = [-(-n // u.chunk) for n, u in zip(lengths, unit, strict=True)]
-        i = int(np.argmax(counts))
-        if counts[i] < 2:
-            break
-        lengths[i] = -(-counts[i] // 2) * unit[i].chunk
-    return _as_chunks(v, lengths)
-
-
-def merged(v: ArrayLayout, blocks: Grid) -> dict[str, int]:
-    """Lengthen blocks by whole stored chunks, the dim with most blocks first."""
-    unit = _unit(v)
-    lengths = [-(-a.chunk // u.chunk) * u.chunk for a, u in zip(blocks.axes, unit, strict=True)]
-    item = item_nbytes(v.dtype)
-    while math.prod(lengths) * item * 2 <= GOOD_BLOCK:
-        counts = [-(-n // c) for n, c in zip(v.shape, lengths, strict=True)]
-        i = int(np.argmax(counts))
-        if counts[i] < 2:
-            break
-        lengths[i] *= 2
-    return _as_chunks(v, lengths)
-
-
-def _as_chunks(v: ArrayLayout, lengths: Sequence[int]) -> dict[str, int]:
-    return {d: -1 if n >= size else n for d, n, size in zip(v.dims, lengths, v.shape, strict=True)}
+        return f"ds = ds.chunk({chunks_code(chunks)})  # better where its values are made"
+    return f"ds = xr.{what}({facts.source!r}, chunks={chunks_code(chunks)})"
 
 
 def write_rules(v: ArrayLayout, facts: VariableFacts) -> Iterator[Finding]:
@@ -321,7 +236,7 @@ def _codecs(v: ArrayLayout, facts: VariableFacts) -> Iterator[Finding]:
 
 def _packing(v: ArrayLayout, facts: VariableFacts) -> Iterator[Finding]:
     dtype = facts.encoding_dtype
-    if dtype is None or dtype.kind not in "iu" or v.dtype.kind != "f" or _is_stored(v):
+    if dtype is None or dtype.kind not in "iu" or v.dtype.kind != "f" or has_store(v):
         return
     packing = facts.packing
     scale = 1.0 if packing is None else packing.scale_factor
@@ -372,10 +287,6 @@ def _packing(v: ArrayLayout, facts: VariableFacts) -> Iterator[Finding]:
         "wrap around and are stored wrong, without an error",
         remedy,
     )
-
-
-def _is_stored(v: ArrayLayout) -> bool:
-    return v.format not in ("memory", "dask")
 
 
 def _region(v: ArrayLayout, region: RegionWrite) -> Iterator[Finding]:
@@ -547,22 +458,19 @@ def _traps(case: _Case) -> Iterator[Finding]:
 def _fill_values(case: _Case) -> Iterator[Finding]:
     """Find fill values that xarray takes for data, and data that it takes for missing."""
     v, facts = case.layout, case.facts
+    yield from _default_fill(case)
     if v.fill_value is None or not v.ndim or v.stored_dtype.kind not in "iuf":
         return
     fill, source = np.asarray(v.fill_value).item(), case.dataset.source
-    group, _, name = v.name.rpartition("/") if case.dataset.is_tree else ("", "", v.name)
-    node = f"ds[{group!r}]" if group else "ds"
+    group, node, name = _node(case)
     if v.format == "zarr3" and fill and math.isfinite(fill) and not facts.has_fill:
-        whole = f"{node}.to_dataset()" if case.dataset.is_tree else node
-        marked = f"{node}[{name!r}].assign_attrs(_FillValue={fill!r})"
         yield Finding(
             "fill-read-as-values",
             "warning",
             v.name,
             f"what was not written reads as {fill:g}, and no _FillValue says that it is missing",
             f"xarray takes {fill:g} for a value: it is in each mean, minimum and maximum",
-            f"{node}{'.dataset' if case.dataset.is_tree else ''} = xr.decode_cf("
-            f"{whole}.assign({{{name!r}: {marked}}}))",
+            _marked(case, fill),
         )
     if v.format == "zarr2" and fill == 0 and facts.is_masked and v.packing is None and source:
         where = f", group={group!r}" if group else ""
@@ -574,6 +482,52 @@ def _fill_values(case: _Case) -> Iterator[Finding]:
             "xarray takes each 0 for missing, and makes integers floats",
             f"{node} = xr.open_zarr({source!r}{where}, mask_and_scale={{{name!r}: False}})",
         )
+
+
+def _default_fill(case: _Case) -> Iterator[Finding]:
+    v, facts = case.layout, case.facts
+    if facts.default_fill is None:
+        return
+    fill, (group, node, name) = facts.default_fill, _node(case)
+    shown = f"{fill:g}" if isinstance(fill, float) else str(fill)
+    remedy = _marked(case, fill)
+    if v.dtype != v.stored_dtype or v.packing is not None:
+        # what is decoded no longer equals the fill value
+        where = f", group={group!r}" if group else ""
+        one = f"open_dataset({case.dataset.source!r}, chunks={{}}"
+        opened = one if v.files == 1 else "open_mfdataset(paths"
+        remedy = (
+            f"raw = xr.{opened}, decode_cf=False{where}); "
+            f"raw[{name!r}].attrs['_FillValue'] = {fill!r}; "
+            f"{node}[{name!r}] = xr.decode_cf(raw)[{name!r}]"
+        )
+    yield Finding(
+        "default-fill-read-as-values",
+        "warning" if facts.is_unwritten or v.stored_dtype.kind == "f" else "info",
+        v.name,
+        f"{'parts were never written, and read as' if facts.is_unwritten else 'some values are'} "
+        f"{shown}, with which netCDF fills; no _FillValue says that it is missing",
+        f"xarray takes {shown} for a value, in each mean, minimum and maximum; netCDF4 masks it",
+        remedy,
+    )
+
+
+def _node(case: _Case) -> tuple[str, str, str]:
+    """Return the path of a variable's group, the code of its Dataset, and its name there."""
+    is_tree, name = case.dataset.is_tree, case.layout.name
+    group, _, name = name.rpartition("/") if is_tree else ("", "", name)
+    return group, f"ds[{group!r}]" if group else "ds", name
+
+
+def _marked(case: _Case, fill: float) -> str:
+    """Name a fill value of values that are not decoded otherwise, as code."""
+    _, node, name = _node(case)
+    whole = f"{node}.to_dataset()" if case.dataset.is_tree else node
+    marked = f"{node}[{name!r}].assign_attrs(_FillValue={fill!r})"
+    return (
+        f"{node}{'.dataset' if case.dataset.is_tree else ''} = xr.decode_cf("
+        f"{whole}.assign({{{name!r}: {marked}}}))"
+    )
 
 
 def _stored_too_small(case: _Case) -> Iterator[Finding]:
