@@ -386,7 +386,9 @@ def _open_group(ref: FileRef) -> tuple[xr.Dataset, Callable[[], None]]:
 
         store, let_go = through_handle(ref.handle, ref.group)
         with small_default_cache(ref.engine):
-            return xr.open_dataset(store, decode_cf=False, cache=False), let_go
+            # without a name xarray would load the engines of all packages to ask them
+            ds = xr.open_dataset(store, engine="store", decode_cf=False, cache=False)
+            return ds, let_go
     ds = xr.open_dataset(
         _named(ref), engine=ref.engine, group=ref.group, decode_cf=False, cache=False
     )

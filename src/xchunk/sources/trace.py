@@ -17,6 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import dask
+import dask.base
 import numpy as np
 from dask.local import get_sync
 
@@ -218,7 +219,7 @@ def _check_lazy() -> bool:
     edited[0, 0] = lazy[1, 1]
     shown = [lazy, *_indexed(lazy)]
     refused = [lazy[[0, 3, 4]], edited, lazy[:].load()]
-    return _shows(raw, stored, 0) and _as_it_has_to(shown, refused, stored)
+    return _show([raw], stored, 0) and _as_it_has_to(shown, refused, stored)
 
 
 def _check_blocks() -> bool:
@@ -252,7 +253,7 @@ def _check_blocks() -> bool:
         xr.Variable(dims, stored),
         edited,
     ]
-    alike = _shows(raw, stored, 0) and _as_it_has_to(shown, refused, stored)
+    alike = _show([raw], stored, 0) and _as_it_has_to(shown, refused, stored)
     return alike and _check_joined(blocks)
 
 
@@ -314,16 +315,28 @@ def _indexed(variable: Any) -> list[xr.Variable]:
 def _as_it_has_to(
     shown: list[xr.Variable], refused: list[xr.Variable], stored: np.ndarray[Any, Any]
 ) -> bool:
-    return all(_shows(each, stored, 2) for each in shown) and all(
-        _trace(each) is None for each in refused
+    return _show(shown, stored, 2) and all(_trace(each) is None for each in refused)
+
+
+def _show(variables: list[xr.Variable], stored: np.ndarray[Any, Any], steps: int) -> bool:
+    """Whether the traces of variables of the small store lead to the variables' values."""
+    due = [_traced_values(each, stored, steps) for each in variables]
+    shown = [each.copy(deep=False) for each in variables]
+    # In one go, which reads each chunk once. Given by its name, dask would look for a client first,
+    # and load distributed.
+    lazy = (v.data if v.chunks else v.values for v in shown)
+    found = dask.base.compute(*lazy, scheduler=get_sync)
+    return all(
+        values is not None and np.array_equal(each, values * 0.5 if steps else values)
+        for each, values in zip(found, due, strict=True)
     )
 
 
-def _shows(variable: xr.Variable, stored: np.ndarray[Any, Any], steps: int) -> bool:
-    """Whether the trace of a variable of the small store leads to the variable's values."""
+def _traced_values(variable: xr.Variable, stored: np.ndarray[Any, Any], steps: int) -> Any:
+    """Return the stored values to which a trace leads; None where it is not what it has to be."""
     traced = _trace(variable)
     if traced is None or len(traced.decoders) != steps or len(traced.decoding) != steps:
-        return False
+        return None
     at: list[Any] = [None] * stored.ndim
     for axis, position in traced.fixed:
         at[axis] = np.array([position])
@@ -331,8 +344,4 @@ def _shows(variable: xr.Variable, stored: np.ndarray[Any, Any], steps: int) -> b
         at[part.stored_axis] = part.start + part.step * np.arange(part.count)
     found = stored[np.ix_(*at)]
     order = [part.stored_axis for part in traced.axes]
-    values = found.transpose(order + [axis for axis, _ in traced.fixed]).reshape(variable.shape)
-    shown = variable.copy(deep=False)
-    # given by its name, dask would look for a client first, and load distributed
-    shown = shown.compute(scheduler=get_sync) if shown.chunks else shown.compute()
-    return bool(np.array_equal(shown.values, values * 0.5 if steps else values))
+    return found.transpose(order + [axis for axis, _ in traced.fixed]).reshape(variable.shape)
