@@ -17,6 +17,7 @@ from zarr.abc.store import Store
 from xchunk.errors import SourceError, StageFailedError, TargetExistsError
 from xchunk.sources.refs import ZarrRef
 from xchunk.stores.adapter import list_prefix
+from xchunk.stores.overlay import Unpublished
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ def store_of(where: Any) -> Any:
 
 
 def session_of(store: Store) -> Any:
-    """Return the session of a store."""
-    return store.session  # type: ignore[attr-defined]
+    """Return the session of a store, or of the one below what shows more than it holds."""
+    below = store.base if isinstance(store, Unpublished) else store
+    return below.session  # type: ignore[attr-defined]
 
 
 def name_of(store: Store) -> str:
