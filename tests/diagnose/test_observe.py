@@ -9,6 +9,7 @@ from typing import Any
 
 import dask
 import dask.array as da
+import numpy as np
 import pytest
 import xarray as xr
 from distributed import Client
@@ -65,6 +66,31 @@ def test_it_can_be_used_again_and_shows_itself() -> None:
     assert len(told["spans"]) == seen.record.tasks
     assert "xchunk diagnosis" in repr(seen.explain())
     assert "xchunk diagnosis" in seen.explain()._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "times"),
+    [({"t": 24}, 1), ({"t": 48}, 1), ({"t": 2}, 12), ({"t": -1, "y": 4}, 12), ({"t": 36}, 1.3)],
+    ids=["chunk by chunk", "two at once", "thin blocks", "across", "halves"],
+)
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+@pytest.mark.filterwarnings("ignore:The specified chunks separate:UserWarning")
+def test_reads_are_counted_against_stored_chunks(
+    scheduler: str, chunks: dict[str, int], times: float
+) -> None:
+    values = np.arange(240 * 48 * 96, dtype="f4").reshape(240, 48, 96)
+    made = xr.Dataset({"v": (("t", "y", "x"), values)})
+    made.to_zarr("s.zarr", encoding={"v": {"chunks": (24, 48, 96)}})
+    ds = xr.open_zarr("s.zarr", chunks={"t": 24, "y": 48} | chunks)
+    with xchunk.observe() as seen, dask.config.set(scheduler=scheduler):
+        xr.testing.assert_equal((ds + 1).v.max().compute(), made.v.max() + 1)
+        # what is computed again is read again: that is no fault of the chunks
+        ds.v.isel(t=slice(24)).max().compute()
+    again = 1 if times < 2 else times
+    assert seen.record.distinct == values.nbytes * 11 / 10
+    assert seen.record.decoded == pytest.approx(values.nbytes * (times + again / 10))
+    assert (seen.explain().verdict == "decoded-again") == (times > 2)
+    assert ("each chunk 12 times" in str(seen.explain())) == (times > 2)
 
 
 def test_nothing_ran() -> None:

@@ -16,10 +16,8 @@ from xchunk.core.reports.verdicts import (
     WorkerSeen,
     diagnose,
     facts_of,
-    resolved,
-    state_of,
-    task_part,
 )
+from xchunk.diagnose.observe import resolved, state_of, task_part
 
 #: A computation in which nothing is wrong; seconds of threads are those of two for 10 s.
 HEALTHY = Facts(
@@ -83,6 +81,9 @@ CASES = {
     "unbalanced": (CLUSTER, {"compute": 11.0, "uneven": 1.8}, "unbalanced"),
     "transfers": (CLUSTER, {"compute": 8.0, "transfer": 9.0}, "transfer-bound"),
     "few transfers": (CLUSTER, {"compute": 16.0, "transfer": 2.0}, "healthy"),
+    "decoded again": (HEALTHY, {"decoded": 12 * 10**8, "distinct": 10**8}, "decoded-again"),
+    "some decoded again": (HEALTHY, {"decoded": 12 * 10**8, "distinct": 10**9}, "healthy"),
+    "little decoded again": (HEALTHY, {"decoded": 12 * 10**5, "distinct": 10**5}, "healthy"),
     "lock": (HEALTHY, {"states": {"lock": 8.0, "file-codec": 8.0, "compute": 3.0}}, "lock-bound"),
     "codec in a file": (HEALTHY, {"states": {"file-codec": 15.0, "compute": 4.0}}, "codec-bound"),
     "codec": (HEALTHY, {"states": {"codec": 14.0, "store": 2.0, "compute": 3.0}}, "codec-bound"),

@@ -8,10 +8,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from dask.callbacks import Callback
 from dask.utils import key_split
@@ -24,21 +24,107 @@ from xchunk.core.reports.verdicts import (
     MemorySample,
     Record,
     Span,
-    Stack,
     WorkerSeen,
     diagnose,
     facts_of,
-    resolved,
-    state_of,
-    task_part,
 )
 from xchunk.core.shown import Shown
 from xchunk.engine.budget import local_threads, memory_limit, resident_bytes
 from xchunk.engine.cluster import current_client, refuse_asynchronous
-from xchunk.errors import InvalidChunksError
+from xchunk.errors import InvalidChunksError, XchunkError
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
+
+#: Pairs of a file and a function, the innermost first. Libraries are known by the folders that they
+#: are installed in.
+Stack: TypeAlias = Sequence[tuple[str, str]]
+
+#: ``lock``: waits for a lock that lets one thread read at a time; ``store``: waits for a store;
+#: ``codec``: decodes or encodes; ``file``: in a file format's library, of which it cannot be told
+#: from the stack whether it reads or decodes; ``zarr``: waits for zarr's own threads; ``wait``:
+#: waits for something else; ``compute``: all other work; ``idle``: none.
+State: TypeAlias = Literal["lock", "store", "codec", "file", "zarr", "wait", "compute", "idle"]
+
+_STORE = (
+    "/zarr/storage/", "/zarr/abc/store", "/fsspec/", "/s3fs/", "/gcsfs/", "/adlfs/", "/aiohttp/",
+    "/botocore/", "/aiobotocore/", "/urllib3/", "/urllib/", "/requests/", "/http/client.py",
+    "/socket.py", "/ssl.py", "/obstore/", "/icechunk/",
+)  # fmt: skip
+_CODEC = (
+    "/zarr/codecs/", "/numcodecs/", "/imagecodecs/", "/gzip.py", "/lzma.py", "/bz2.py", "/blosc",
+    "/zfpy",
+)  # fmt: skip
+_FILE = (
+    "/netCDF4/", "/h5netcdf/", "/h5py/", "/scipy/io/", "/cfgrib/", "/eccodes/", "/gribapi/",
+    "/rasterio/", "/pydap/", "/backends/netCDF4_.py", "/backends/h5netcdf_.py",
+    "/backends/scipy_.py", "/backends/pydap_.py",
+)  # fmt: skip
+_WAITS = ("/threading.py", "/queue.py", "/concurrent/futures/_base.py")
+_LOCKS = ("/backends/locks.py",)
+
+#: Where a task begins on the stack of the thread that runs it.
+_TASK = (
+    ("/dask/local.py", "execute_task"),
+    ("/distributed/worker.py", "_run_task_simple"),
+    ("/distributed/worker.py", "apply_function_simple"),
+)
+
+
+def task_part(stack: Stack) -> Stack | None:
+    """Return the part of a stack that belongs to a task of dask's; None where there is none."""
+    for i, (file, function) in enumerate(stack):
+        if any(file.endswith(f) and function == name for f, name in _TASK):
+            return stack[:i]
+    return None
+
+
+def state_of(stack: Stack) -> State:
+    """Report what a thread is doing.
+
+    - ``stack``: of a task's thread the part that `task_part` returns.
+    """
+    waits = False
+    for file, function in stack:
+        if file.endswith(_LOCKS) or (
+            file.endswith("/dask/utils.py") and function in ("__enter__", "acquire")
+        ):
+            return "lock"
+        if file.endswith(_WAITS):
+            waits = True
+            continue
+        if file.endswith("/zarr/core/sync.py"):
+            return "zarr" if waits else "compute"
+        for state, places in _PLACES:
+            if any(place in file for place in places):
+                return state
+        if not waits:
+            continue
+    return "wait" if waits else "compute"
+
+
+_PLACES: tuple[tuple[State, tuple[str, ...]], ...] = (
+    ("codec", _CODEC),
+    ("store", _STORE),
+    ("file", _FILE),
+)
+
+
+def resolved(others: Iterable[Stack]) -> State:
+    """Report what a thread that waits for zarr really waits for, from the other threads' stacks."""
+    codec = store = running = False
+    for stack in others:
+        if not stack or any(file.endswith(_WAITS) for file, _ in stack[:1]):
+            continue
+        state = state_of(stack)
+        codec |= state == "codec"
+        store |= state == "store"
+        loop = any(f.endswith("/asyncio/base_events.py") and n == "run_forever" for f, n in stack)
+        running |= loop and not stack[0][0].endswith("/selectors.py")
+    if codec:
+        return "codec"
+    return "compute" if running and not store else "store"
+
 
 #: Seconds between two looks, and the most where looking would take too much.
 INTERVAL, _RARELY = 0.05, 0.25
@@ -435,6 +521,10 @@ _WRITTEN = 5_000
 _PROCESSES = 2**22 + 1
 
 
+#: Tasks of which it is counted what they read, which takes a tenth of a millisecond each.
+_COUNTED = 10_000
+
+
 class _Tasks(Callback):
     """Notes when the tasks of a local scheduler begin and end."""
 
@@ -442,6 +532,13 @@ class _Tasks(Callback):
         self.begun: dict[Any, float] = {}
         self.ended: list[tuple[Any, float, float, Any]] = []
         self.cpu: tuple[float, float] | None = None
+        self.graphs: list[dict[Any, Any]] = []
+        self.left = _COUNTED
+
+    def _start(self, dsk: Any) -> None:
+        if len(dsk) <= self.left:
+            self.left -= len(dsk)
+            self.graphs.append(dict(dsk))
 
     def _pretask(self, key: Any, dsk: Any, state: Any) -> None:  # noqa: ARG002
         if self.cpu is None:
@@ -511,7 +608,9 @@ class Observation(Shown, view="observation"):
                     raise
         if record is None or (not record.tasks and self._tasks.ended):
             record = _local(self._tasks, sampled)
-        self._record = record
+        decoded, distinct = _reads(self._tasks.graphs)
+        self._tasks.graphs.clear()
+        self._record = replace(record, decoded=decoded, distinct=distinct)
 
     @property
     def ended(self) -> bool:
@@ -619,6 +718,26 @@ def _local(tasks: _Tasks, sampled: Sampled | None) -> Record:
         own=seen.own,
         gil=seen.late / seen.looks if seen.looks else 0.0,
     )
+
+
+def _reads(graphs: Iterable[Mapping[Any, Any]]) -> tuple[int, int]:
+    """Count the bytes of stored chunks that tasks asked for: each as often as they did, and once.
+
+    What they read is known from the graphs alone; of those that cannot be looked at, nothing is.
+    """
+    decoded = distinct = 0
+    for graph in graphs:
+        try:
+            from xchunk.simulate.dask_adapter import graph_of
+            from xchunk.simulate.predict import walk
+
+            # no task is tried out
+            walked = walk(graph_of(graph), Rates(), cap=0, seconds=0)
+        except (XchunkError, RuntimeError, ValueError, TypeError, KeyError):
+            continue
+        decoded += sum(r.nbytes for r in walked.reads.values())
+        distinct += sum(r.distinct for r in walked.reads.values())
+    return decoded, distinct
 
 
 def _kind(ids: Collection[Any]) -> Literal["threads", "processes", "synchronous", "none"]:

@@ -100,6 +100,11 @@ def part_of(graph: Any, keys: Sequence[Key]) -> Graph:
     return Graph(_reached(nodes, wanted), frozenset(wanted))
 
 
+def graph_of(tasks: Mapping[Key, Any]) -> Graph:
+    """Take the tasks that a scheduler was given."""
+    return Graph(convert_legacy_graph(dict(tasks)), frozenset())
+
+
 def catch(function: Callable[[Any], Any], argument: Any) -> Any:
     """Call a user's function; a computation that it starts is caught and its graph returned."""
     try:

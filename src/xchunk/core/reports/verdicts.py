@@ -2,14 +2,11 @@
 
 All is judged by shares of the threads' time, never by seconds, so that a slow or busy machine
 does not change the verdict.
-
-A stack is a sequence of pairs of a file and a function, the innermost first. Libraries are
-known by the folders that they are installed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -19,95 +16,6 @@ from xchunk.core.cost import MeasuredRates
 from xchunk.core.memory import TARGET
 from xchunk.core.shown import Shown, ToDict
 from xchunk.core.units import format_bytes, format_count, format_seconds
-
-Frame: TypeAlias = tuple[str, str]
-Stack: TypeAlias = Sequence[Frame]
-
-#: ``lock``: waits for a lock that lets one thread read at a time; ``store``: waits for a store;
-#: ``codec``: decodes or encodes; ``file``: in a file format's library, of which it cannot be told
-#: from the stack whether it reads or decodes; ``zarr``: waits for zarr's own threads; ``wait``:
-#: waits for something else; ``compute``: all other work; ``idle``: none.
-State: TypeAlias = Literal["lock", "store", "codec", "file", "zarr", "wait", "compute", "idle"]
-
-_STORE = (
-    "/zarr/storage/", "/zarr/abc/store", "/fsspec/", "/s3fs/", "/gcsfs/", "/adlfs/", "/aiohttp/",
-    "/botocore/", "/aiobotocore/", "/urllib3/", "/urllib/", "/requests/", "/http/client.py",
-    "/socket.py", "/ssl.py", "/obstore/", "/icechunk/",
-)  # fmt: skip
-_CODEC = (
-    "/zarr/codecs/", "/numcodecs/", "/imagecodecs/", "/gzip.py", "/lzma.py", "/bz2.py", "/blosc",
-    "/zfpy",
-)  # fmt: skip
-_FILE = (
-    "/netCDF4/", "/h5netcdf/", "/h5py/", "/scipy/io/", "/cfgrib/", "/eccodes/", "/gribapi/",
-    "/rasterio/", "/pydap/", "/backends/netCDF4_.py", "/backends/h5netcdf_.py",
-    "/backends/scipy_.py", "/backends/pydap_.py",
-)  # fmt: skip
-_WAITS = ("/threading.py", "/queue.py", "/concurrent/futures/_base.py")
-_LOCKS = ("/backends/locks.py",)
-
-#: Where a task begins on the stack of the thread that runs it.
-_TASK = (
-    ("/dask/local.py", "execute_task"),
-    ("/distributed/worker.py", "_run_task_simple"),
-    ("/distributed/worker.py", "apply_function_simple"),
-)
-
-
-def task_part(stack: Stack) -> Stack | None:
-    """Return the part of a stack that belongs to a task of dask's; None where there is none."""
-    for i, (file, function) in enumerate(stack):
-        if any(file.endswith(f) and function == name for f, name in _TASK):
-            return stack[:i]
-    return None
-
-
-def state_of(stack: Stack) -> State:
-    """Report what a thread is doing.
-
-    - ``stack``: of a task's thread the part that `task_part` returns.
-    """
-    waits = False
-    for file, function in stack:
-        if file.endswith(_LOCKS) or (
-            file.endswith("/dask/utils.py") and function in ("__enter__", "acquire")
-        ):
-            return "lock"
-        if file.endswith(_WAITS):
-            waits = True
-            continue
-        if file.endswith("/zarr/core/sync.py"):
-            return "zarr" if waits else "compute"
-        for state, places in _PLACES:
-            if any(place in file for place in places):
-                return state
-        if not waits:
-            continue
-    return "wait" if waits else "compute"
-
-
-_PLACES: tuple[tuple[State, tuple[str, ...]], ...] = (
-    ("codec", _CODEC),
-    ("store", _STORE),
-    ("file", _FILE),
-)
-
-
-def resolved(others: Iterable[Stack]) -> State:
-    """Report what a thread that waits for zarr really waits for, from the other threads' stacks."""
-    codec = store = running = False
-    for stack in others:
-        if not stack or any(file.endswith(_WAITS) for file, _ in stack[:1]):
-            continue
-        state = state_of(stack)
-        codec |= state == "codec"
-        store |= state == "store"
-        loop = any(f.endswith("/asyncio/base_events.py") and n == "run_forever" for f, n in stack)
-        running |= loop and not stack[0][0].endswith("/selectors.py")
-    if codec:
-        return "codec"
-    return "compute" if running and not store else "store"
-
 
 #: As on dask's dashboard: ``transfer`` is red there, ``spill`` orange.
 Action: TypeAlias = Literal["compute", "transfer", "spill", "deserialize"]
@@ -207,6 +115,10 @@ class Record:
     """Tasks that failed."""
     lost: int = 0
     """Tasks of which the scheduler no longer had the times."""
+    decoded: int = 0
+    """Bytes of stored chunks that the tasks asked for, each as often as they did; 0: not known."""
+    distinct: int = 0
+    """The same, each chunk once."""
 
     @property
     def slots(self) -> int:
@@ -278,6 +190,10 @@ class Facts(ToDict):
     """Workers that died or were restarted."""
     rates: MeasuredRates | None = None
     """What a probe measured, where one was given."""
+    decoded: int = 0
+    """Bytes of stored chunks that the tasks asked for, each as often as they did; 0: not known."""
+    distinct: int = 0
+    """The same, each chunk once."""
 
     @property
     def total(self) -> float:
@@ -345,6 +261,8 @@ def facts_of(record: Record, rates: MeasuredRates | None = None) -> Facts:
         substantial=sum(s.seconds >= floor for s in work),
         alone=_alone(work),
         uneven=_uneven(work, len(record.workers)),
+        decoded=record.decoded,
+        distinct=record.distinct,
         transferred=record.transferred,
         spilled=record.spilled,
         fullest=fullest,
@@ -412,7 +330,7 @@ SymptomName: TypeAlias = Literal[
     "workers-lost", "spilling", "memory", "one-chunk", "too-few-tasks", "too-many-tasks",
     "unbalanced", "transfer-bound", "lock-bound", "gil-bound", "overhead-bound",
     "io-bound", "codec-bound",
-    "idle", "healthy", "nothing",
+    "decoded-again", "idle", "healthy", "nothing",
 ]  # fmt: skip
 
 
@@ -464,6 +382,10 @@ class Diagnosis(Shown, view="diagnosis", keys="verdict is_crowded symptoms notes
 
 #: Parts of the time from which on something is a symptom.
 _SPILL, _TRANSFER, _LOCK, _GIL, _READ, _IDLE, _ALONE = 0.03, 0.25, 0.2, 0.3, 0.45, 0.35, 0.3
+
+#: Times that each stored chunk is decoded, and bytes that are decoded in vain, from which on it is
+#: told.
+_AGAIN, _IN_VAIN = 1.5, 10_000_000
 
 #: Part of the time in which threads could run, from which on others' running instead is told.
 _CROWDED = 0.25
@@ -776,7 +698,26 @@ def _codec(f: Facts) -> Symptom | None:
     )
 
 
-_CAUSES: tuple[Callable[[Facts], Symptom | None], ...] = (_lost, _spilling, _memory)
+def _again(f: Facts) -> Symptom | None:
+    """What the tasks asked for is known before any time is: it needs no sample."""
+    in_vain = f.decoded - f.distinct
+    if in_vain < _IN_VAIN or f.decoded < _AGAIN * f.distinct:
+        return None
+    times = f.decoded / f.distinct
+    reading = sum(_read_shares(f))
+    return Symptom(
+        "decoded-again",
+        reading * (1 - 1 / times) * min(1.0, f.compute / f.total),
+        f"Tasks decoded {format_bytes(f.decoded)} of stored chunks where "
+        f"{format_bytes(f.distinct)} hold all that they needed: each chunk {times:.3g} times.",
+        "Blocks cut stored chunks, and every task that needs a part of a chunk decodes all of it.",
+        "Open it in blocks of whole chunks; where the use needs other chunks, rechunk it once.",
+        "ds.chunking.check()    # which blocks cut chunks?\n"
+        "ds = xchunk.open_dataset(path)    # blocks of whole chunks",
+    )
+
+
+_CAUSES: tuple[Callable[[Facts], Symptom | None], ...] = (_lost, _spilling, _memory, _again)
 _RULES: tuple[Callable[[Facts], Symptom | None], ...] = (
     _one_chunk, _too_few, _too_many, _unbalanced, _transfer, _lock, _gil, _overhead, _io, _codec,
 )  # fmt: skip
