@@ -118,6 +118,18 @@ def test_a_large_graph_is_looked_at_in_part() -> None:
     assert "110,592" in repr(report)
 
 
+def test_what_gathering_a_result_takes_is_said() -> None:
+    array = da.ones((3000, 1000, 10), chunks=(500, 1000, 10))
+    report = (xr.DataArray(array) + 1).chunking.graph(max_mem="1GB")
+    assert report.prediction is not None
+    assert report.prediction.gathered == 2 * array.nbytes
+    assert any("as .compute() does, that adds 480 MB: its blocks" in said for said in report.says)
+    assert not any(
+        ".compute()" in said
+        for said in xr.DataArray(array).sum().chunking.graph(max_mem="1GB").says
+    )
+
+
 @pytest.mark.parametrize("n", [12, 40])
 def test_a_part_predicts_what_the_whole_does(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     from xchunk.diagnose import graph as layers

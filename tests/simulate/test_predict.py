@@ -249,6 +249,8 @@ def test_large_graphs_are_refused() -> None:
 def test_gathering_is_told() -> None:
     array = da.ones((3000, 1000, 10), chunks=(500, 1000, 10))
     apart, gathered = predict(array, threads=1), predict(array, threads=1, gather=True)
-    assert apart.gathered == array.nbytes
+    # its blocks are all there when they are copied into one array
+    assert apart.gathered == 2 * array.nbytes
+    assert predict(array.rechunk(-1), threads=1).gathered == array.nbytes
     assert gathered.gathered == 0
     assert gathered.heap >= array.nbytes > apart.heap

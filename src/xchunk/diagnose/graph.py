@@ -31,7 +31,7 @@ from xchunk.core.suggest.lazy_pass import item_nbytes
 from xchunk.core.types import ByteSize, DimChunk
 from xchunk.errors import InvalidChunksError, XchunkError
 from xchunk.simulate.dask_adapter import ConstantNode, Graph, Key, SimulationError, catch, part_of
-from xchunk.simulate.lazy import Source, dask_arrays
+from xchunk.simulate.lazy import Source, dask_arrays, gathering
 from xchunk.simulate.predict import Walked, predict_walked, walk
 from xchunk.simulate.replay import Step
 from xchunk.sources.layouts import read_layouts
@@ -56,6 +56,8 @@ class Whole:
     """Names of the result's arrays, the largest first."""
     nbytes: int
     """Bytes of the result."""
+    gathering: int = 0
+    """Bytes that gathering it in memory adds."""
     _counts: dict[str, int] = field(default_factory=dict, repr=False)
 
     @property
@@ -125,6 +127,7 @@ def whole_graph(lazy: Any) -> Whole:
         tuple(keys),
         tuple(dict.fromkeys(a.name for a in arrays)),
         sum(_nbytes(a) for a in {a.name: a for a in arrays}.values()),
+        gathering({a.name: a for a in arrays}.values()),
     )
 
 
@@ -409,7 +412,7 @@ def _with_tasks(report: GraphReport, whole: Whole, looked: _Looked, rates: Rates
     budget = report.budget
     threads = 1 if budget is None else max(1, budget.threads)
     workers = 1 if budget is None else max(1, budget.workers)
-    gathered = whole.nbytes if whole.nbytes > SMALL else 0
+    gathered = whole.gathering if whole.nbytes > SMALL else 0
     p = predict_walked(
         looked.walked, threads=threads, workers=workers, rates=rates, gathered=gathered
     )

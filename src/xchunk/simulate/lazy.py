@@ -55,7 +55,12 @@ def lazy_graph(lazy: Any, *, gather: bool | None = None) -> tuple[Graph, int]:
     if nbytes <= SMALL if gather is None else gather:
         return capture(*arrays), 0
     targets: Any = [Discard(a.shape, a.dtype) for a in arrays]
-    return capture(da.store(arrays, targets, lock=False, compute=False)), nbytes
+    return capture(da.store(arrays, targets, lock=False, compute=False)), gathering(arrays)
+
+
+def gathering(arrays: Iterable[da.Array]) -> int:
+    """Bytes that gathering results adds: their blocks, and the arrays they are put together in."""
+    return sum(_nbytes(a) * min(2, a.npartitions) for a in arrays)
 
 
 def dask_arrays(lazy: Any) -> Iterator[da.Array]:

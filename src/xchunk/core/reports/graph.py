@@ -304,9 +304,11 @@ def _memory(p: Prediction, budget: MemoryBudget) -> str:
         f"{who} is predicted to grow by {format_bytes(p.peak)}, {share} of what it may "
         f"({format_bytes(budget.max_mem)})"
     )
-    if part > 1:
-        return text + ": it does not fit. Take smaller blocks or fewer threads."
-    return text + "."
+    text += ": it does not fit. Take smaller blocks or fewer threads." if part > 1 else "."
+    if p.gathered:
+        text += " Where the result is gathered in memory, as .compute() does, that adds "
+        text += f"{format_bytes(p.gathered)}: its blocks, and the array they are put together in."
+    return text
 
 
 def _sampled(r: GraphReport, p: Prediction) -> str:

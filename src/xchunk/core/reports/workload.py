@@ -72,7 +72,8 @@ class Prediction(
     critical: float
     """Seconds of the longest chain of tasks, which no number of workers makes shorter."""
     gathered: int = 0
-    """Bytes that gathering the result in one process would add; 0 where they are counted."""
+    """Bytes that gathering the result in one process would add: its blocks, and the array that
+    they are put together in; 0 where they are counted."""
     workers: int = 1
     """Workers of the cluster."""
     worker_heap: int = 0
