@@ -249,3 +249,21 @@ def test_what_is_no_codec_is_refused_by_name(said: Any) -> None:
     ds.v.encoding["compressors"] = said
     with pytest.raises(EncodingError, match=r"^v: .*is no codec that zarr knows"):
         ds.chunking.apply({"y": -1}, store=MemoryStore(), max_mem="20MB")
+
+
+@pytest.mark.parametrize("astype", [">i2", ">i4", "<i4"])
+@pytest.mark.parametrize("chunks", [{}, {"x": 1}, {"y": -1, "x": -1}], ids=str)
+def test_filters_of_the_other_byte_order_are_left_out_of_format_3(chunks: dict, astype: str) -> None:
+    from numcodecs import Delta
+
+    values = np.arange(-20, 35, dtype="i2").reshape(11, 5)
+    group = zarr.open_group("a.zarr", mode="w", zarr_format=2)
+    filters = [Delta(dtype=">i2", astype=astype)]
+    made = group.create_array("v", shape=(11, 5), chunks=(4, 3), dtype=">i2", filters=filters)
+    made[:] = values
+    made.attrs["_ARRAY_DIMENSIONS"] = ["y", "x"]
+    ds = xr.open_zarr("a.zarr", consolidated=False, mask_and_scale=False)
+    ds.chunking.apply(chunks, store="b.zarr", zarr_format=3, progress=False)
+    copied = zarr.open_group("b.zarr", mode="r")["v"]
+    assert not copied.filters
+    np.testing.assert_array_equal(copied[:], values)

@@ -302,6 +302,9 @@ def _to_v3(name: str, config: Mapping[str, Any]) -> Any:
                 blocksize=config.get("blocksize", 0),
             )
         return getattr(codecs, _NATIVE_V3[name])(**config)
+    if any(np.dtype(config.get(key) or "i1").byteorder == ">" for key in ("dtype", "astype")):
+        # format 3 has values in the machine's order, and a filter takes bytes for what it is told
+        raise KeyError(name)
     wrapped = importlib.import_module("zarr.codecs.numcodecs")
     return getattr(wrapped, _WRAPPED_V3[name])(**config)
 
