@@ -346,9 +346,7 @@ def test_a_variable_that_is_not_there_is_refused_when_it_is_opened(
             open_stored(FileRef(str(netcdf["NETCDF4"]), "netcdf4", None, name))
 
 
-def test_a_variable_that_is_shorter_than_its_unlimited_dim_is_left_to_the_library(
-    tmp_path: Path,
-) -> None:
+def test_a_variable_that_is_shorter_than_its_unlimited_dim_is_filled_up(tmp_path: Path) -> None:
     import netCDF4
 
     path = tmp_path / "ragged.nc"
@@ -361,11 +359,44 @@ def test_a_variable_that_is_shorter_than_its_unlimited_dim_is_left_to_the_librar
     expected = [1, 2, *[-7] * 7]
     array = open_stored(ref)
     assert array.info.shape == (9,)
-    assert not array.info.by_chunk
+    assert array.info.by_chunk
     assert array.read((slice(0, 9),)).tolist() == expected
+    assert array.read((slice(1, 4),)).tolist() == expected[1:4]
+    assert array.read((slice(5, 8),), np.empty(3, "i4")).tolist() == expected[5:8]
     lazily = open_stored(ref, lazy=True)
     assert lazily.read((slice(0, 9),), np.empty(9, "i4")).tolist() == expected
     assert lazily.read((slice(0, 2),), np.empty(2, "i4")).tolist() == expected[:2]
+
+
+@pytest.mark.parametrize("engine", ["netcdf4", "xchunk"])
+@pytest.mark.parametrize("how", [{}, {"zlib": True}, {"fill_value": 3}], ids=str)
+def test_a_variable_that_is_shorter_along_two_unlimited_dims_is_filled_up(
+    tmp_path: Path, engine: str, how: dict[str, Any]
+) -> None:
+    import netCDF4
+
+    path = tmp_path / "two.nc"
+    wanted = np.full((9, 7), how.get("fill_value", -(2**31) + 1))
+    wanted[:3, :5] = np.arange(15).reshape(3, 5)
+    with netCDF4.Dataset(path, "w") as file:
+        file.createDimension("t", None)
+        file.createDimension("u", None)
+        file.createVariable("long", "i4", ("t", "u"), chunksizes=(4, 3))[:9, :7] = 1
+        short = file.createVariable("short", "i4", ("t", "u"), chunksizes=(4, 3), **how)
+        short[:3, :5] = wanted[:3, :5]
+    # netCDF's library itself leaves there whatever was in memory
+    with xr.open_dataset(path, engine=engine, mask_and_scale=False, chunks={}) as ds:
+        for number, chunks in enumerate(({"t": 2, "u": 3}, {"t": -1, "u": 1}, {"t": 1, "u": -1})):
+            target = tmp_path / f"{number}.zarr"
+            out = ds.chunking.apply(chunks, store=target, progress=False, verify=True)
+            stored = xr.open_zarr(target, mask_and_scale=False).short.values
+            np.testing.assert_array_equal(stored, wanted)
+            assert (out.long.values == 1).all()
+    if engine == "xchunk":
+        with xr.open_dataset(path, engine=engine, mask_and_scale=False) as ds:
+            np.testing.assert_array_equal(ds.short[5:2:-1, [0, 3, 6]], wanted[5:2:-1, [0, 3, 6]])
+            np.testing.assert_array_equal(ds.short[8], wanted[8])
+            np.testing.assert_array_equal(ds.short, wanted)
 
 
 def test_a_url_or_a_folder_is_left_to_the_library(tmp_path: Path) -> None:

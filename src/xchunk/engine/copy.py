@@ -405,7 +405,8 @@ def _told(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - raised again, without credentials
         where = ", ".join(f"{r.start}:{r.stop}" for r in region)
         raise StageFailedError(
-            f"{spec.label} failed at box [{where}]: {type(error).__name__}: {error}"
+            f"{spec.label} failed at box [{where}]: {type(error).__name__}: "
+            f"{str(error).rstrip('.')}."
         ) from safe_cause(error)
 
 

@@ -188,13 +188,12 @@ class _FileStored:
         chunks = encoding.get("chunksizes")
         # h5netcdf, which reads HDF5 only, does not tell in older versions of xarray
         is_netcdf3 = self._ref.engine != "h5netcdf" and "contiguous" not in encoding
-        # netCDF-4 shows a variable as long as the longest that shares an unlimited dim with it
-        same = direct is not None and (direct.shape, direct.dtype) == (
-            variable.shape,
-            variable.dtype,
-        )
-        if not same:
-            self._direct = None
+        if direct is not None:
+            # netCDF-4 shows a variable as long as the longest that shares an unlimited dim with it
+            same = direct.dtype == variable.dtype
+            self._direct = shown = direct.shown_as(tuple(variable.shape)) if same else None
+        else:
+            shown = None
         return StoredInfo(
             shape=variable.shape,
             dtype=variable.dtype,
@@ -205,7 +204,7 @@ class _FileStored:
             fill_value=variable.attrs.get("_FillValue"),
             attrs=dict(variable.attrs),
             encoding={},
-            by_chunk=same and direct is not None and direct.is_readable,
+            by_chunk=shown is not None and shown.is_readable,
         )
 
     @property
@@ -228,6 +227,8 @@ class _FileStored:
         )
 
     def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        if self._direct is not None and not self._direct.holds(region):
+            self.info  # noqa: B018 - which finds out whether it is shown longer than it is stored
         direct = self._direct
         fits = direct is not None and (out is None or out.dtype == direct.dtype)
         if direct is None or not (fits and direct.is_readable and direct.holds(region)):

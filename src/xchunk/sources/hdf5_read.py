@@ -20,7 +20,7 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -85,11 +85,30 @@ class DirectArray:
     """Bytes from element to element along each axis, where it has no chunks."""
     remote: RemoteFile | None = None
     """The file, where it is read by ranges; None: it is local."""
+    shown: tuple[int, ...] | None = None
+    """Elements along each axis that are shown, where they are more than are stored."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Elements along each axis."""
-        return self.dataset.shape
+        return self.shown or self.dataset.shape
+
+    def shown_as(self, shape: tuple[int, ...]) -> DirectArray | None:
+        """Return it as long as netCDF-4 shows it; None where only the library knows what is there.
+
+        An array is as long as the longest that shares an unlimited dim, and filled up. Where it has
+        two such dims, netCDF's library (4.9 and 4.10) leaves memory there as it was.
+        """
+        stored, fill = self.dataset.shape, self.dataset.fill
+        if shape == stored:
+            return self
+        longer = len(shape) == len(stored) and all(
+            n >= m for n, m in zip(shape, stored, strict=True)
+        )
+        # without a value of its own, the library fills with another than HDF5
+        if not longer or self.dataset.table is None or not (fill and any(fill)):
+            return None
+        return replace(self, shown=shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -122,11 +141,7 @@ class DirectArray:
         return self.identity[2:]
 
     def holds(self, region: Sequence[slice]) -> bool:
-        """Whether a region ends where the array does or before.
-
-        netCDF-4 shows an array as long as the longest that shares its unlimited dim, and fills up
-        what its own file does not have.
-        """
+        """Whether a region ends where the array does or before."""
         return all(r.stop <= n for r, n in zip(region, self.shape, strict=True))
 
     def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -145,7 +160,7 @@ class DirectArray:
         try:
             with self._opened() as fd:
                 if self.chunks is not None:
-                    self._read_chunks(fd, region, out)
+                    self._read_chunks(fd, *self._stored_part(region, out))
                 elif self.dataset.offset is None:
                     out[...] = self._fill
                 else:
@@ -156,6 +171,17 @@ class DirectArray:
                 "restore the file."
             ) from error
         return out
+
+    def _stored_part(
+        self, region: Sequence[slice], out: NDArray[Any]
+    ) -> tuple[Sequence[slice], NDArray[Any]]:
+        """Fill up what a region shows and is not stored; return the rest of it."""
+        stored = self.dataset.shape
+        if all(r.stop <= n for r, n in zip(region, stored, strict=True)):
+            return region, out
+        out[...] = self._fill
+        part = [slice(min(r.start, n), min(r.stop, n)) for r, n in zip(region, stored, strict=True)]
+        return part, out[tuple(slice(r.stop - r.start) for r in part)]
 
     @property
     def _fill(self) -> Any:
@@ -194,8 +220,10 @@ class DirectArray:
         chunks, table = self.dataset.chunks, self.dataset.table
         if chunks is None or table is None:
             raise SourceError(f"{self._where} has no table of chunks")
+        if not out.size:
+            return
         numbers = np.zeros((), np.int64)
-        for r, n, c in zip(region, self.shape, chunks, strict=True):
+        for r, n, c in zip(region, self.dataset.shape, chunks, strict=True):
             touched = np.arange(r.start // c, -(-r.stop // c))
             numbers = numbers[..., None] * -(-n // c) + touched
         rows = table.find(numbers.reshape(-1))

@@ -544,19 +544,12 @@ class FileArray(BackendArray):
         found = open_direct(self.filename, self.group, self.name)
         if stamp != self.stamp or (found is not None and found.stamp != self.stamp):
             raise changed(self.filename, f"{self.group or ''}/{self.name}".lstrip("/"))
-        if found is None or not found.is_readable or not self._is_shown_as(found):
-            return None
-        return found
-
-    def _is_shown_as(self, found: DirectArray) -> bool:
-        """Whether the library shows the array as it is stored.
-
-        It makes strings of other kinds of what is longer than a character, and fills up what an
-        array lacks of its unlimited dims.
-        """
+        # the library makes strings of other kinds of what is longer than a character
         is_string = self.dtype.kind == "S" and self.dtype.itemsize > 1
-        alike = self.dtype.newbyteorder("=") == found.dtype and self.shape == found.shape
-        return alike and not is_string
+        if found is None or not found.is_readable or is_string:
+            return None
+        alike = self.dtype.newbyteorder("=") == found.dtype
+        return found.shown_as(self.shape) if alike else None
 
     def _read(self, direct: DirectArray, key: tuple[Any, ...]) -> NDArray[Any]:
         """Read a basic or outer index, whose slices go forwards and whose arrays are sorted."""
