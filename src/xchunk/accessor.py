@@ -735,14 +735,18 @@ class ChunkingAccessor(Generic[T]):
         from xchunk.rechunking.resume import planning_budget
         from xchunk.rechunking.run import RechunkJob
         from xchunk.rechunking.transactions import in_session
-        from xchunk.stores.adapter import asking_once
+        from xchunk.sources.trace import file_systems_of
+        from xchunk.stores.adapter import asking_once, file_system_of
+        from xchunk.stores.object_stores import share_descriptions
         from xchunk.stores.stores import open_store
 
         groups, within = self._groups(), ""
         if place is not None:
             options.refuse_layout()
-            store, groups, within = whole_store(store, groups, options.storage_options)
         store = open_store(store, storage_options=options.storage_options)
+        share_descriptions(file_system_of(store), file_systems_of(groups))
+        if place is not None:
+            store, groups, within = whole_store(store, groups)
         allowed = budget = self.budget(options.memory, options.max_mem)
         bound: Rechunk
         with asking_once():

@@ -8,7 +8,7 @@ import pytest
 
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Grid
-from xchunk.core.memory import FETCH_COPIES, IN_FLIGHT, CopyBuffers, MemoryBudget
+from xchunk.core.memory import FETCH_COPIES, IN_FLIGHT, PROCESS_OVERHEAD, CopyBuffers, MemoryBudget
 from xchunk.core.plan.choose import plan_array
 from xchunk.core.plan.stages import CopyJob
 
@@ -102,6 +102,22 @@ def test_requests_in_flight_are_bound_by_their_bytes(
     )
     assert (buffers.reads, buffers.writes) == expected
     assert buffers.in_flight >= flight
+
+
+def test_clients_of_far_stores_are_part_of_the_budget() -> None:
+    budget = MemoryBudget.of_growth(60_000_000, threads=2)
+    served = replace(STREAMED, clients=20_000_000)
+    plan, alone = plan_array(served, budget), plan_array(STREAMED, budget)
+    assert plan.worker_mem <= 60_000_000
+    assert plan.worker_mem - plan.threads * plan.projected_mem == PROCESS_OVERHEAD + 20_000_000
+    assert plan.threads * plan.projected_mem < alone.threads * alone.projected_mem
+
+
+def test_a_store_that_copies_what_it_sends_is_sent_less_at_once() -> None:
+    copying = replace(STREAMED, sent_copies=5.0)
+    for stage in plan_array(copying, MemoryBudget.of_growth(60_000_000, threads=2)).stages:
+        assert stage.buffers.write_copies == 5.0
+        assert stage.buffers.sent == int(stage.buffers.in_flight / 5)
 
 
 @pytest.mark.parametrize(

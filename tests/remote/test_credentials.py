@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 
 import xchunk
-from remote.data import WHAT, Place, enough, maps
+from remote.data import WHAT, Place, enough, enough_for, maps
 from remote.test_s3 import stop_after
 from servers.s3 import BUCKET, S3, SECRET
 from servers.web import has_nginx, nginx
@@ -94,7 +94,8 @@ def test_storage_options(
     local = maps(folder)
     place = Place.new(s3, "url")
     place.put(local, "maps.zarr")
-    ds, most, to = place.open("maps.zarr"), enough(local), place.target("t.zarr")
+    ds, to = place.open("maps.zarr"), place.target("t.zarr")
+    most = enough_for(ds, **to)
     plan = ds.chunking.plan(WHAT, max_mem=most, **to)
     heard.add(ds.chunking, ds.chunking.layout(), plan)
     with failing(monkeypatch, heard):

@@ -17,9 +17,10 @@ import zarr
 from distributed import Client
 
 import xchunk
-from remote.data import SHARDS, WHAT, Library, Place, enough, enough_for, maps
+from remote.data import SHARDS, WHAT, Library, Place, enough_for, maps
 from servers.proxy import proxy
 from servers.s3 import BUCKET, KEY, S3
+from shared.stores import write
 from xchunk.stores.adapter import copy_key
 from xchunk.stores.parts import is_document
 
@@ -115,7 +116,8 @@ def test_requests_are_those_of_the_plan(
         place.put(local, "maps.zarr")
         # coordinates that xarray looks at are its own requests
         ds = place.open("maps.zarr", chunks={}).drop_vars("t")
-        most, to = enough(local), place.target("series.zarr")
+        to = place.target("series.zarr")
+        most = enough_for(ds, **to)
         plan = ds.chunking.plan(WHAT, max_mem=most, **to)
         assert plan["v"].family != "direct"
         between.clear()
@@ -147,7 +149,8 @@ def test_a_store_that_fails_is_resumed_or_cleaned(
     local = maps(folder)
     place = Place.new(s3, library)
     place.put(local, "maps.zarr")
-    ds, most, to = place.open("maps.zarr"), enough(local), place.target("series.zarr")
+    ds, to = place.open("maps.zarr"), place.target("series.zarr")
+    most = enough_for(ds, **to)
     where = {"storage_options": to.get("storage_options")}
     stop_after(monkeypatch, 4)
     with pytest.raises(xchunk.StageFailedError, match="same call resumes"):
@@ -258,7 +261,8 @@ def test_killed_and_resumed(s3: S3, folder: Path) -> None:
     with proxy(s3.port, delay=0.02) as between:
         place = Place.new(s3.at(between.port), "url")
         place.put(local, "maps.zarr")
-        most, to = enough(local), place.target("series.zarr")
+        to = place.target("series.zarr")
+        most = enough_for(place.open("maps.zarr"), **to)
         job = {
             "source": place.s3.url(place.key("maps.zarr")),
             "target": to["store"],
@@ -299,6 +303,63 @@ def test_killed_and_resumed(s3: S3, folder: Path) -> None:
     assert not [k for k in direct.keys("series.zarr") if ".xchunk" in k]
 
 
+MEMORY = """
+import json, sys, warnings
+from pathlib import Path
+import dask, xarray as xr, xchunk
+
+def status(field):
+    found = Path("/proc/self/status").read_text().split(field + ":")[1]
+    return int(found.split()[0]) * 1024
+
+warnings.simplefilter("ignore")
+job = json.load(sys.stdin)
+dask.config.set(scheduler="threads", num_workers=2)
+ds = xr.open_zarr(job["source"], storage_options=job["options"], chunks={})
+Path("/proc/self/clear_refs").write_text("5")  # the peak so far is no peak of ours
+before = status("VmRSS")
+ds.chunking.apply(job["what"], store=job["target"], storage_options=job["options"],
+                  max_mem=job["max_mem"], progress=False)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.memory
+@pytest.mark.subprocess
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc"
+)
+def test_what_s3fs_holds_is_within_the_budget(s3: S3, tmp_path: Path) -> None:
+    """From before the first plan of a process on, which has read the source's metadata."""
+    import json
+
+    values = np.random.default_rng(0).integers(0, 2**32, (300, 180, 360), dtype="u4")
+    arrays = {"v": (values, (1, 180, 360), ("t", "y", "x"))}
+    place = Place.new(s3, "s3fs")
+    place.put(write(tmp_path / "maps.zarr", arrays), "maps.zarr")
+    for max_mem in (32_000_000, 48_000_000):
+        name = f"{max_mem}.zarr"
+        job = {
+            "source": s3.url(place.key("maps.zarr")),
+            "target": s3.url(place.key(name)),
+            # obstore does not know the last of them
+            "options": {**s3.options, "config_kwargs": {"connect_timeout": 60}},
+            "what": {"t": -1, "y": 30, "x": 30},
+            "max_mem": max_mem,
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout) <= max_mem
+        np.testing.assert_array_equal(place.raw(name)["v"], values)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("library", ["s3fs", "obstore", "url"])
 def test_a_cluster_of_processes(s3: S3, client: Client, folder: Path, library: Library) -> None:
@@ -306,7 +367,8 @@ def test_a_cluster_of_processes(s3: S3, client: Client, folder: Path, library: L
     place = Place.new(s3, library)
     place.put(local, "maps.zarr")
     ds, to = place.open("maps.zarr"), place.target("series.zarr")
-    out = ds.chunking.apply(WHAT, max_mem=enough(local), progress=False, verify=True, **to)
+    most = enough_for(ds, **to)
+    out = ds.chunking.apply(WHAT, max_mem=most, progress=False, verify=True, **to)
     xr.testing.assert_identical(out.load(), ds.load())
     check_bits(place, "series.zarr", local)
 

@@ -119,7 +119,7 @@ def test_no_more_requests_are_under_way_than_are_allowed(most: int) -> None:
     assert objects is not None
     values, whole = values_of(SHAPE), (slice(0, 21), slice(0, 30))
     nbytes = 4 * CHUNKS[0] * CHUNKS[1]
-    with at_once(most, 2 * most * nbytes):
+    with at_once(most, most * nbytes):
         objects.write(whole, values)
         written = copy.copy(store.seen)
         store.seen["most"] = 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from zarr.storage import FsspecStore, ObjectStore
 
-from xchunk.stores.object_stores import folder_above, through_obstore
+from xchunk.stores.object_stores import folder_above, share_descriptions, through_obstore
 from xchunk.stores.stores import describe, open_store
 
 pytest.importorskip("obstore")
@@ -89,3 +90,50 @@ def test_the_folder_above_is_in_the_same_bucket() -> None:
     top = open_store("s3://bucket/a", storage_options={**OWN, **PLACE})
     assert isinstance(top, ObjectStore)
     assert folder_above(top) is None
+
+
+def s3fs_of(**options: Any) -> Any:
+    s3fs = pytest.importorskip("s3fs")
+    return s3fs.S3FileSystem(**OWN, **PLACE, skip_instance_cache=True, **options)
+
+
+def test_file_systems_of_s3fs_share_the_descriptions_of_services_and_nothing_else() -> None:
+    from aiobotocore.session import AioSession
+
+    connected, target, third = s3fs_of(), s3fs_of(max_concurrency=1), s3fs_of()
+    connected.session = own = AioSession()
+    descriptions = own.get_component("data_loader")
+    share_descriptions(target, [connected])
+    share_descriptions(third)
+    assert connected.session is own
+    assert target.session is not third.session is not own
+    for fs in (connected, target, third):
+        assert fs.session.get_component("data_loader") is descriptions
+    # a session of ours is no option, and does not travel
+    assert "session" not in target.storage_options
+
+
+def test_a_file_system_that_has_a_session_keeps_its_descriptions() -> None:
+    from aiobotocore.session import AioSession
+
+    first, second = s3fs_of(), s3fs_of()
+    first.session, second.session = AioSession(), AioSession()
+    own = second.session.get_component("data_loader")
+
+    def others() -> Iterator[Any]:
+        raise AssertionError("looked at for nothing")
+        yield
+
+    share_descriptions(first)
+    share_descriptions(second, others())
+    assert second.session.get_component("data_loader") is own
+    share_descriptions(None, others())
+
+
+def test_what_is_wrong_with_a_session_is_left_to_s3fs_to_say() -> None:
+    from aiobotocore.session import AioSession
+
+    connected, fs = s3fs_of(), s3fs_of(profile="nobody")
+    connected.session = AioSession()
+    share_descriptions(fs, [connected])
+    assert fs.session is None

@@ -220,6 +220,8 @@ class StageSpec:
     """Whether more tasks run at once than compute, since they wait for far stores."""
     in_flight: int = 0
     """Bytes that a task holds besides its box, for the chunks in flight."""
+    sent: int = 0
+    """Encoded bytes of a task that may be on their way to a far store at once."""
     at_once: int | None = None
     """Bytes that are asked of the source at once, where it has no chunks or has shards; None:
     the whole box."""
@@ -389,7 +391,7 @@ def _context(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
         with (
             in_flight(spec.run),
             adapter.tuned(both),
-            at_once(spec.reads, spec.in_flight),
+            at_once(spec.reads, spec.sent),
             _told(spec, region),
         ):
             yield

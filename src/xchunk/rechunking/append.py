@@ -65,15 +65,14 @@ if TYPE_CHECKING:
 
 
 def whole_store(
-    store: Any, groups: Mapping[str, xr.Dataset], storage_options: Mapping[str, Any] | None = None
-) -> tuple[Any, dict[str, xr.Dataset], str]:
+    store: Store, groups: Mapping[str, xr.Dataset]
+) -> tuple[Store, dict[str, xr.Dataset], str]:
     """Find the whole store of which a group is named, so that its root is kept in step.
 
     - returns: the store, the Datasets by their paths in it, and the path of the group that was
       named; ``""``: it is the root.
     """
-    target = open_store(store, storage_options=storage_options)
-    root, within = root_of(target)
+    root, within = root_of(store)
     if not within:
         return store, dict(groups), ""
     return root, {f"{within}/{p}" if p else within: ds for p, ds in groups.items()}, within

@@ -25,6 +25,9 @@ from xchunk.core.memory import (
     FETCH_COPIES,
     FILE_COPIES,
     PROCESS_OVERHEAD,
+    S3FS_DESCRIPTIONS,
+    S3FS_OVERHEAD,
+    SENT_COPIES,
     MemoryBudget,
     codec_copies,
 )
@@ -48,11 +51,19 @@ from xchunk.sources.joint import Pieces
 from xchunk.sources.layouts import read_layouts
 from xchunk.sources.provenance import refuse_own_roots
 from xchunk.sources.refs import FileRef, OneRef, StoredInfo, StoredRef, ZarrRef, ones_of
-from xchunk.sources.trace import trace
+from xchunk.sources.trace import file_system_behind, trace
 from xchunk.sources.xarray_adapter import token_of
-from xchunk.stores.adapter import asking_once, get_key, has_fused_pipeline, is_near, list_prefix
+from xchunk.stores.adapter import (
+    asking_once,
+    file_system_of,
+    get_key,
+    has_fused_pipeline,
+    is_near,
+    list_prefix,
+)
 from xchunk.stores.chunk_files import is_in_files
 from xchunk.stores.icechunk import is_session, store_of
+from xchunk.stores.object_stores import is_s3fs
 from xchunk.stores.shard_files import takes_one_by_one
 from xchunk.stores.stores import (
     describe,
@@ -441,6 +452,8 @@ def copy_job(
     near = all(is_near(s) for s in (*stores.values(), *(() if store is None else (store,))))
     near = near and not any(ref.is_far for ref in ones_of(one.ref) if isinstance(ref, FileRef))
     temporary = store if scratch is None else scratch
+    written = [file_system_of(s) for s in (store, temporary) if s is not None]
+    read = [file_system_behind(ref) for ref in ones_of(one.ref)]
     scratch_files = (
         temporary is not None and is_in_files(temporary) and not holds_objects(one.dtype)
     )
@@ -468,6 +481,8 @@ def copy_job(
         "write_copies": FILE_COPIES if raw else write_copies,
         "raw_files": raw,
         "streamed": streamed,
+        "sent_copies": SENT_COPIES if any(fs is not None for fs in written) else 0.0,
+        "clients": _clients(read, written),
     }
     if one.info is None:
         blocks = (one.variable.chunks or ()) if one.variable is not None else ()
@@ -496,6 +511,15 @@ def copy_job(
         source_compressed=bool(one.info.codecs),
         read_copies=FETCH_COPIES if streamed else _read_copies(one.info),
     )
+
+
+def _clients(read: Sequence[Any], written: Sequence[Any]) -> int:
+    """Count what the clients of fsspec's file systems take in a process that copies."""
+    if not any(is_s3fs(fs) for fs in (*read, *written)):
+        return 0
+    # what has read the source's metadata holds the descriptions; workers begin without
+    here = any(is_s3fs(fs) and fs.session is not None for fs in read) and not _has_workers()
+    return S3FS_OVERHEAD + (0 if here else S3FS_DESCRIPTIONS)
 
 
 def _read_copies(info: StoredInfo) -> float:

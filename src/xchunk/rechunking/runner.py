@@ -390,6 +390,7 @@ class Rechunk:
                     writes=stage.buffers.writes,
                     waits=copy.plan.threads > self.allowed.threads,
                     in_flight=int(stage.buffers.in_flight),
+                    sent=stage.buffers.sent,
                     at_once=stage.buffers.read_unit if number == 0 and _in_parts(one) else None,
                     unit=_unit(one),
                     threads=max(1, min(copy.plan.threads, fitting)),

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -22,8 +23,9 @@ import numpy as np
 from dask.local import get_sync
 
 from xchunk.core.grid import Axis
-from xchunk.sources.refs import AxisPart, JoinedRef, Traced
+from xchunk.sources.refs import AxisPart, JoinedRef, OneRef, Traced, ZarrRef, ones_of
 from xchunk.sources.versions import stamp_of_part
+from xchunk.stores.adapter import file_system_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,6 +46,21 @@ def trace(variable: xr.Variable) -> Traced | None:
     if not can_trace(variable):
         return None
     return _trace(variable)
+
+
+def file_systems_of(groups: Mapping[str, xr.Dataset]) -> Iterator[Any]:
+    """Look for fsspec's file systems that Datasets are read through, each as often as it comes."""
+    for variable in (v for ds in groups.values() for v in ds.variables.values()):
+        traced = trace(variable)
+        for ref in ones_of(traced.ref) if traced is not None else ():
+            yield file_system_behind(ref)
+
+
+def file_system_behind(ref: OneRef) -> Any:
+    """Return fsspec's file system that an array is read through; None where there is none."""
+    if isinstance(ref, ZarrRef):
+        return file_system_of(ref.store)
+    return None if ref.remote is None else ref.remote.fs
 
 
 def can_trace(variable: xr.Variable) -> bool:

@@ -38,7 +38,7 @@ from zarr.storage import FsspecStore, LocalStore, MemoryStore, WrapperStore
 
 from xchunk.stores.chunk_files import put_file, unfinished
 from xchunk.stores.chunk_objects import ChunkObjects, is_free, run_here, wait_for
-from xchunk.stores.object_stores import delete_objects, is_bucket
+from xchunk.stores.object_stores import delete_objects, is_bucket, share_descriptions
 from xchunk.stores.overlay import Unpublished, Within
 from xchunk.stores.shard_files import ShortWay
 
@@ -97,6 +97,12 @@ def innermost(store: Store) -> Store:
     return store
 
 
+def file_system_of(store: Store) -> Any:
+    """Return fsspec's file system that a store goes through; None where there is none."""
+    inner = innermost(store)
+    return inner.fs if isinstance(inner, FsspecStore) else None
+
+
 def share_memory(a: MemoryStore, b: MemoryStore) -> bool:
     """Return whether two stores in memory show the same objects.
 
@@ -112,6 +118,7 @@ def open_array(store: Store, path: str, zarr_format: int, *, mode: str) -> zarr.
     Written chunks are never dropped by zarr: its test for empty chunks takes any NaN for a
     NaN fill, which would lose payloads. `write_units` makes its own, by bits.
     """
+    share_descriptions(file_system_of(store))
     # zarr < 3.2 takes no such setting when it opens an array, but reads the configuration then
     settings: dict[str, Any] = {"array.write_empty_chunks": True}
     if has_fused_pipeline() and is_near(store):

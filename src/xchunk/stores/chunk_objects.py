@@ -135,14 +135,14 @@ def in_turn(calls: Iterator[Call[T]], room: int, most: int) -> Iterator[T]:
         wait([future for future, _ in under_way])
 
 
-#: Reads that are on their way at once, and bytes that writes hold; where nobody says how many.
-_window: ContextVar[tuple[int, int]] = ContextVar("xchunk_requests", default=(4, 10_000_000))
+#: Reads and written bytes that are on their way at once; where nobody says how many.
+_window: ContextVar[tuple[int, int]] = ContextVar("xchunk_requests", default=(4, 5_000_000))
 
 
 @contextmanager
-def at_once(reads: int, written: int) -> Iterator[None]:
-    """Let so many reads of this thread be on their way at once, and writes hold so many bytes."""
-    token = _window.set((max(1, reads), written))
+def at_once(reads: int, sent: int) -> Iterator[None]:
+    """Let so many reads of this thread be on their way at once, and so many encoded bytes."""
+    token = _window.set((max(1, reads), sent))
     try:
         yield
     finally:
@@ -201,8 +201,7 @@ class ChunkObjects:
             for region, values in units
             for parts in parts_of(region, self.array.chunks)
         )
-        # a chunk is held twice while it is encoded, and its encoded bytes by stores that copy them
-        for _ in in_turn(puts, _window.get()[1] // 2, whole):
+        for _ in in_turn(puts, _window.get()[1], whole):
             pass
 
     def _key(self, parts: tuple[Part, ...]) -> str:

@@ -4,16 +4,20 @@ obstore takes half the CPU time of s3fs for a request, copies no more than it ha
 ask for an object's size first. It does not look for credentials where all tools of AWS do (files,
 profiles, single sign-on). So a URL goes through it where everything that it needs is known: the
 credentials and the place are in the options or in the environment, and it knows all of the options.
-The rest goes through s3fs.
+The rest goes through s3fs, of which each file system would hold the descriptions of AWS's services
+for itself, 15 MB: they are shared.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 from zarr.abc.store import Store
 from zarr.storage import ObjectStore
@@ -121,6 +125,36 @@ def folder_above(store: ObjectStore[Any]) -> tuple[Store, str] | None:
         credential_provider=inner.credential_provider,
     )
     return ObjectStore(above, read_only=store.read_only), name
+
+
+#: The file systems of s3fs that were met in this process, by their id.
+_met: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
+def is_s3fs(fs: Any) -> bool:
+    """Return whether a file system of fsspec is one of s3fs."""
+    return type(fs).__name__ == "S3FileSystem"
+
+
+def share_descriptions(fs: Any, others: Iterable[Any] = ()) -> None:
+    """Let a file system of s3fs that has not connected yet use what another one has read already.
+
+    - ``fs``: any file system; those that are not of s3fs are left as they are.
+    - ``others``: file systems that may have connected; only looked at where it matters.
+    """
+    if not is_s3fs(fs):
+        return
+    _met[id(fs)] = fs
+    for other in itertools.chain(list(_met.values()), others) if fs.session is None else ():
+        known: Any = other.session if is_s3fs(other) else None
+        if type(known).__module__ != "aiobotocore.session":
+            continue
+        with suppress(Exception):  # s3fs makes its own session, and says what is wrong
+            session, folder = type(known)(**fs.kwargs), "data_path"
+            if session.get_config_variable(folder) == known.get_config_variable(folder):
+                session.register_component("data_loader", known.get_component("data_loader"))
+                fs.session = session
+        return
 
 
 def is_bucket(store: Store) -> bool:

@@ -431,14 +431,16 @@ class Facts:
     @property
     def scratch_copies(self) -> tuple[float, float]:
         """Bytes held for each byte of a piece in flight, while it is read and written."""
-        if self.holds_shards:
-            return (DECODE_COPIES, SHARD_COPIES)
-        if self.packed:
-            # pieces in a far store are decoded one by one into the box, as chunks of a source are
-            return (FETCH_COPIES if self.job.streamed else DECODE_COPIES, ENCODE_COPIES)
-        if self.job.scratch_files:
+        if self.job.scratch_files and not (self.holds_shards or self.packed):
             return (FILE_COPIES, FILE_COPIES)
-        return (PLAIN_READ_COPIES, PLAIN_WRITE_COPIES)
+        read, write = PLAIN_READ_COPIES, PLAIN_WRITE_COPIES
+        if self.holds_shards:
+            read, write = DECODE_COPIES, SHARD_COPIES
+        elif self.packed:
+            # pieces in a far store are decoded one by one into the box, as chunks of a source are
+            read = FETCH_COPIES if self.job.streamed else DECODE_COPIES
+            write = ENCODE_COPIES
+        return read, max(write, self.job.sent_copies)
 
     @property
     def task_overhead(self) -> int:
@@ -449,9 +451,9 @@ class Facts:
     def target_buffers(self) -> tuple[int, float]:
         """Bytes of what is written at once to the target, and how often they are held."""
         if self.job.units != self.job.target and not self.job.unit_files:
-            return self.target_unit, SHARD_COPIES
+            return self.target_unit, max(SHARD_COPIES, self.job.sent_copies)
         nbytes = self.job.target.box_elements * self.job.itemsize
-        return nbytes, self.job.write_copies or ENCODE_COPIES
+        return nbytes, max(self.job.write_copies or ENCODE_COPIES, self.job.sent_copies)
 
     @cached_property
     def source_buffers(self) -> tuple[int, float]:

@@ -398,7 +398,7 @@ class Planner:
     def facts(self, max_mem: int, threads: int, share: float = 0) -> Facts:
         """The circumstances with so many tasks at once, and a share of each for its requests."""
         workers = max(1, self.budget.workers)
-        per_task = (max_mem - PROCESS_OVERHEAD) // threads
+        per_task = (max_mem - PROCESS_OVERHEAD - self.job.clients) // threads
         cores = min(threads, max(1, self.budget.threads)) * workers
         return Facts(
             self.job,

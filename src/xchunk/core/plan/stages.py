@@ -74,6 +74,11 @@ class CopyJob:
     streamed: bool = False
     """Whether chunks of far stores are fetched, decoded and put without zarr, one being decoded or
     encoded while others are on their way."""
+    clients: int = 0
+    """Bytes that a process takes for the clients of far stores, whatever its tasks."""
+    sent_copies: float = 0.0
+    """Bytes held for each byte of an object on its way to a far store; 0: as many as while it is
+    encoded."""
     read_copies: float | None = None
     """Bytes held for each byte of a source chunk in flight; None: the most that is usual. Of a
     computed block: bytes held besides it while it is computed; None: not known, so not counted."""
@@ -201,7 +206,7 @@ class ArrayPlan(Shown, view="array_plan"):
         """Bytes by which one worker grows at its peak, all its tasks together."""
         if not self.stages:
             return 0
-        return PROCESS_OVERHEAD + self.projected_mem * self.threads
+        return PROCESS_OVERHEAD + self.job.clients + self.projected_mem * self.threads
 
     @property
     def amplification(self) -> float:
