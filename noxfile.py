@@ -74,25 +74,25 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *session.posargs)
 
 
-def run_all(session: nox.Session) -> None:
-    """Run all tests, also those that drive rechunker."""
+def run_slow(session: nox.Session, which: str) -> None:
+    """Run slow tests, also those that drive rechunker."""
     session.install(".[test]")
     session.run("python", "-m", "pip", "check")
     # rechunker wants zarr 2, but what is used of it runs on zarr 3
     session.install("--no-deps", "rechunker", "mypy_extensions")
-    session.run("python", "-m", "pytest", "-m", "slow or not slow", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", which, *session.posargs)
 
 
 @nox.session
 def slow(session: nox.Session) -> None:
     """Run all tests, the slow ones too."""
-    run_all(session)
+    run_slow(session, "slow or not slow")
 
 
 @nox.session(python=python(14, 13, 12))
 def newest(session: nox.Session) -> None:
-    """Run all tests with the newest Python of this machine."""
-    run_all(session)
+    """Run the slow tests with the newest Python of this machine; README's command runs the rest."""
+    run_slow(session, "slow")
 
 
 @nox.session(python=python(11))

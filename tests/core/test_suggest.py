@@ -532,6 +532,7 @@ def test_reasons_carry_their_terms() -> None:
     assert s.runner_up in s.why
 
 
+@pytest.mark.slow
 @given(
     st.tuples(st.integers(1, 3000), st.integers(1, 300), st.integers(1, 300)),
     st.tuples(st.integers(1, 3000), st.integers(1, 300), st.integers(1, 300)),

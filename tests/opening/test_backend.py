@@ -396,6 +396,7 @@ def test_netcdf3_has_no_groups(classic: str) -> None:
 @pytest.mark.skipif(LIBRARY == "h5netcdf", reason="this is that process")
 @pytest.mark.skipif(importlib.util.find_spec("h5py") is None, reason="h5netcdf needs h5py here")
 @pytest.mark.subprocess
+@pytest.mark.slow
 def test_h5netcdf_in_a_process_of_its_own() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", __file__],

@@ -264,6 +264,7 @@ def test_a_file_that_is_replaced_while_it_is_read_ends_the_run_which_resumes(
 
 @pytest.mark.skipif(HDF5 == "h5netcdf", reason="this is that process")
 @pytest.mark.skipif(importlib.util.find_spec("h5py") is None, reason="h5netcdf needs h5py here")
+@pytest.mark.slow
 def test_h5netcdf_in_a_process_of_its_own() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],

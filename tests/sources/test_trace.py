@@ -818,6 +818,7 @@ def test_the_self_checks_pass() -> None:
 @pytest.mark.subprocess
 @pytest.mark.skipif(HDF5 == "h5netcdf", reason="this is that process")
 @pytest.mark.skipif(importlib.util.find_spec("h5py") is None, reason="h5netcdf needs h5py here")
+@pytest.mark.slow
 def test_h5netcdf_in_a_process_of_its_own() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],

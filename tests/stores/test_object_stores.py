@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakValueDictionary
 
 import pytest
 from zarr.storage import FsspecStore, ObjectStore
@@ -97,9 +98,13 @@ def s3fs_of(**options: Any) -> Any:
     return s3fs.S3FileSystem(**OWN, **PLACE, skip_instance_cache=True, **options)
 
 
-def test_file_systems_of_s3fs_share_the_descriptions_of_services_and_nothing_else() -> None:
+def test_file_systems_of_s3fs_share_the_descriptions_of_services_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from aiobotocore.session import AioSession
 
+    # those of other tests may have connected before
+    monkeypatch.setattr("xchunk.stores.object_stores._met", WeakValueDictionary())
     connected, target, third = s3fs_of(), s3fs_of(max_concurrency=1), s3fs_of()
     connected.session = own = AioSession()
     descriptions = own.get_component("data_loader")
