@@ -41,6 +41,7 @@ def test_a_near_store_has_one_request_in_flight() -> None:
     assert plan.threads <= 2
 
 
+@pytest.mark.slow  # some seconds a search
 @pytest.mark.parametrize("mb", [60, 200, 1000])
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.parametrize("job", [FAR, STREAMED], ids=["zarr", "streamed"])
@@ -104,6 +105,7 @@ def test_requests_in_flight_are_bound_by_their_bytes(
     assert buffers.in_flight >= flight
 
 
+@pytest.mark.slow
 def test_clients_of_far_stores_are_part_of_the_budget() -> None:
     budget = MemoryBudget.of_growth(60_000_000, threads=2)
     served = replace(STREAMED, clients=20_000_000)

@@ -42,6 +42,7 @@ def test_a_store_as_many_people_write_it() -> None:
     assert report.source.endswith("a.zarr")
 
 
+@pytest.mark.slow
 def test_what_check_recommends_leaves_nothing_to_find() -> None:
     path = write(daily(), t2m=(1, 20, 30), time=(1,))
     ds = xr.open_zarr(path)

@@ -127,6 +127,7 @@ def test_what_is_asked_besides_is_asked_beside_each_other(source: Path) -> None:
     assert store.rounds["all"] <= 3 + 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operation", "share"), [("get", 0.7), ("set", 0.4)])
 def test_a_store_that_fails_for_long_is_resumed_with_the_same_boxes(
     source: Path, monkeypatch: pytest.MonkeyPatch, operation: str, share: float

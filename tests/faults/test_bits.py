@@ -281,6 +281,7 @@ def end(run: subprocess.Popen[str]) -> tuple[str, str]:
         return run.communicate(timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_two_runs_at_once(shared: Path, tmp_path: Path) -> None:
     target = tmp_path / "t.zarr"
@@ -332,6 +333,7 @@ def test_a_dead_owner_is_succeeded_at_once(shared: Path, tmp_path: Path) -> None
     assert same(target, shared)
 
 
+@pytest.mark.slow
 @pytest.mark.subprocess
 def test_ctrl_c_stops_in_seconds_and_says_how_to_resume(shared: Path, tmp_path: Path) -> None:
     target = tmp_path / "t.zarr"

@@ -86,6 +86,7 @@ def die(inner: MemoryStore, at: int, **asked: Any) -> DyingStore:
     return store
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_killed_at_each_change(zarr_format: int) -> None:
     inner = MemoryStore()
@@ -123,6 +124,7 @@ def test_killed_again_and_again() -> None:
     assert not [k for k in store._store_dict if k.startswith(".xchunk")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["another call", "clean", "without overwrite"])
 def test_what_else_goes_on_with_it(what: str) -> None:
     inner = MemoryStore()

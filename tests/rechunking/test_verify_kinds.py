@@ -166,6 +166,8 @@ SETS: dict[str, Callable[[], xr.Dataset]] = {
     "grid mapping": with_mapping,
     "index and labels": with_index,
 }
+#: Those of one variable are verified by themselves; all in one store take a minute.
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name == "every kind")) for name in SETS]
 
 
 def chunks_of(ds: xr.Dataset) -> dict[str, int]:
@@ -218,7 +220,7 @@ WAYS: dict[str, Callable[[Callable[[], xr.Dataset], Path, int], xr.Dataset]] = {
 
 @pytest.mark.parametrize("zarr_format", [2, 3], ids=["v2", "v3"])
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", SETS)
+@pytest.mark.parametrize("case", EACH)
 @pytest.mark.filterwarnings("ignore")
 def test_right_data_are_proven(case: str, way: str, zarr_format: int, tmp_path: Path) -> None:
     ds = WAYS[way](SETS[case], tmp_path / "s.zarr", zarr_format)
@@ -231,7 +233,7 @@ def test_right_data_are_proven(case: str, way: str, zarr_format: int, tmp_path: 
 
 
 @pytest.mark.parametrize("other", ["loaded", "computed", "joined"])
-@pytest.mark.parametrize("case", SETS)
+@pytest.mark.parametrize("case", EACH)
 @pytest.mark.filterwarnings("ignore")
 def test_how_the_data_are_held_makes_no_difference(case: str, other: str, tmp_path: Path) -> None:
     first = stored(SETS[case], tmp_path / "a", 3)
