@@ -56,6 +56,7 @@ CONCEPTS = {
     "cli.cluster": "the cluster of a command",
     "cli.demo": "the demo",
     "core.plan.planner": "the search for the cheapest plan",
+    "core.reports.remedies": "chunks that a finding recommends",
     "diagnose.check": "checking data before anything runs",
     "diagnose.probe": "measuring a store",
     "display.advice": "how a suggestion looks",
