@@ -52,6 +52,8 @@ from xchunk.display.phrases import (
 
 #: Variables that are drawn.
 _DRAWN = 3
+#: Names of alike variables that are all in sight; more can be unfolded.
+_NAMED = 6
 #: What each action is called in a table.
 _SHORT = {"load": "load", "chunk": "chunk", "stage": "rechunk"}
 
@@ -247,7 +249,9 @@ def _in_html(s: Suggestion, ordered: Sequence[VariableSuggestion]) -> list[Block
         drawn = Drawn(lambda: _before_and_after(v, s.patterns)) if i < _DRAWN else None
         found = _advised(v, s.budget, drawn=drawn, name=names_of(names_in(group)))
         if len(group) > 1:
-            names = Fold(counted(len(group), "variable"), [Paragraph(", ".join(names_in(group)))])
+            names: Block = Paragraph(", ".join(names_in(group)))
+            if len(group) > _NAMED:
+                names = Fold(counted(len(group), "variable"), [names])
             found = replace(found, body=[names, *found.body])
         return found
 
