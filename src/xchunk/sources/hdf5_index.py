@@ -437,6 +437,8 @@ class Hdf5Dataset:
     """First byte of values that are not chunked; None: there are none, or they are in ``raw``."""
     raw: bytes | None = None
     """The values, where they are in the dataset's header."""
+    unlimited: int = 0
+    """Axes along which it may grow without end."""
 
 
 def read_dataset(
@@ -478,7 +480,7 @@ def _described(file: Hdf5File, address: int) -> Hdf5Dataset:
     (version, storage), body = found[_LAYOUT][:2], found[_LAYOUT][2:]
     if version not in (3, 4, 5):
         raise UnknownFormatError(f"a layout of version {version}")
-    plain = Hdf5Dataset(shape, dtype, fill, filters)
+    plain = Hdf5Dataset(shape, dtype, fill, filters, unlimited=most.count(None))
     if storage == _CHUNKED:
         layout = ChunkedLayout.of(version, body, dtype.itemsize)
         table = ChunkTables(

@@ -105,8 +105,10 @@ class DirectArray:
         longer = len(shape) == len(stored) and all(
             n >= m for n, m in zip(shape, stored, strict=True)
         )
-        # without a value of its own, the library fills with another than HDF5
-        if not longer or self.dataset.table is None or not (fill and any(fill)):
+        if not longer or self.dataset.table is None or not fill:
+            return None
+        # without a value of its own, the library fills one such dim with another than HDF5
+        if not any(fill) and self.dataset.unlimited < 2:
             return None
         return replace(self, shown=shape)
 
