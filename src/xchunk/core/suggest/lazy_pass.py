@@ -54,8 +54,11 @@ ZARR_CONCURRENCY = 10
 SATURATION = 1.1
 
 #: Bytes of a block below and above which dask works badly: the scheduler's cost shows, or a
-#: worker's memory comes in too few pieces. The middle is about dask's own default.
-SMALL_BLOCK, GOOD_BLOCK, LARGE_BLOCK = 32e6, 100e6, 256e6
+#: worker's memory comes in too few pieces. The middle is less than dask's own default of 128 MiB.
+#: Measured on 1 GB of maps with two threads (mean, std, anomalies squared, a mean for each month, a
+#: maximum for each 60 days): blocks of 16 to 65 MB took the same time within a tenth, those of
+#: 130 MB 2 to 40 % more in a warm process, 10 to 50 % more in a fresh one, and twice the memory.
+SMALL_BLOCK, GOOD_BLOCK, LARGE_BLOCK = 16e6, 48e6, 128e6
 
 #: Tasks of one pass beyond which the scheduler is what one waits for.
 MANY_TASKS = 20_000
@@ -69,7 +72,7 @@ LOCKED = ("netcdf4", "hdf5", "grib", "raster")
 #: Bytes of a string of any length in memory: a Python object and a short text.
 STRING_NBYTES = 64
 
-_PENALTY, _SPLIT_PENALTY, _CROWDED, _LEANING = 1.0, 0.25, 0.6, 0.01
+_PENALTY, _SPLIT_PENALTY, _CROWDED, _LEANING = 1.0, 0.25, 0.6, 0.05
 
 
 def item_nbytes(dtype: np.dtype[Any]) -> int:
