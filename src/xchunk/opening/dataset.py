@@ -13,6 +13,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,13 @@ from xchunk.core.units import format_seconds
 from xchunk.engine.budget import detect_budget
 from xchunk.engine.cluster import current_client
 from xchunk.errors import ExcessiveIOWarning, InvalidChunksError, SourceError, XchunkWarning
-from xchunk.opening.combine import FindChunks, Opened, join_files, open_alike
+from xchunk.opening.combine import (
+    FindChunks,
+    Opened,
+    join_files,
+    open_alike,
+    without_collections,
+)
 from xchunk.opening.formats import open_groups, open_source
 from xchunk.opening.groups import by_position, group_edges
 from xchunk.rechunking.lazy import chunk_lazily, threads_note
@@ -528,14 +535,15 @@ def open_dataset(
     else:
         # a function of the user's may look at anything
         alike = preprocess is None and not open_kwargs
-        files = open_alike(names, group, opened, alike=alike, progress=progress)
-        ds = join_files(
-            Opened(tuple(names), tuple(files)),
-            wish.chunks,
-            combine=combine,
-            concat_dim=concat_dim,
-            join=join,
-            preprocess=preprocess,
-        )
+        with without_collections() if preprocess is None else nullcontext():
+            files = open_alike(names, group, opened, alike=alike, progress=progress)
+            ds = join_files(
+                Opened(tuple(names), tuple(files)),
+                wish.chunks,
+                combine=combine,
+                concat_dim=concat_dim,
+                join=join,
+                preprocess=preprocess,
+            )
     wish.tell()
     return ds

@@ -6,7 +6,6 @@ way is checked, and whatever is not known for certain raises `UnknownFormatError
 
 from __future__ import annotations
 
-import functools
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -26,6 +25,8 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _DEEP, _MANY = 32, 10_000
 #: Bytes of a structure, at most; a damaged file may ask for any number.
 _LARGEST = 2**28
+#: Bytes of a local file that are read at once, where less is asked for.
+_WINDOW = 16 * 1024
 _HASH = JenkinsLookup3()
 
 
@@ -44,13 +45,29 @@ class Message(NamedTuple):
     """Its content."""
 
 
+class _Window:
+    """The bytes of a local file around what was read last: structures lie close to each other."""
+
+    def __init__(self, fd: int):
+        self._fd, self._start, self._held = fd, 0, b""
+
+    def pread(self, nbytes: int, at: int) -> bytes:
+        """Read as `os.pread` does, with a descriptor's place left as it is."""
+        begin = at - self._start
+        if begin < 0 or begin + nbytes > len(self._held):
+            if nbytes > _WINDOW:
+                return os.pread(self._fd, nbytes, at)
+            self._start, self._held, begin = at, os.pread(self._fd, _WINDOW, at), 0
+        return self._held[begin : begin + nbytes]
+
+
 class Hdf5File:
     """An open HDF5 file: a descriptor, or the ranges of one that is far."""
 
     def __init__(self, source: int | RangeReader):
         self._pread: Callable[[int, int], bytes]
         if isinstance(source, int):
-            self.size, self._pread = os.fstat(source).st_size, functools.partial(os.pread, source)
+            self.size, self._pread = os.fstat(source).st_size, _Window(source).pread
         else:
             self.size, self._pread = source.size, source.pread
         self.base = 0

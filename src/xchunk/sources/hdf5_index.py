@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -442,7 +442,12 @@ class Hdf5Dataset:
 
 
 def read_dataset(
-    fd: int | RangeReader, group: str | None, variable: str, address: int | None = None
+    fd: int | RangeReader,
+    group: str | None,
+    variable: str,
+    address: int | None = None,
+    *,
+    opened: Callable[[int | RangeReader], Hdf5File] = Hdf5File,
 ) -> Hdf5Dataset:
     """Find a variable in an open file, and where its bytes are.
 
@@ -450,11 +455,12 @@ def read_dataset(
     - ``group``: its group; the root by default.
     - ``variable``: its name, as netCDF-4 has it.
     - ``address``: where its header is, if that is known.
+    - ``opened``: makes the file of ``fd``, once for several variables.
     - raises `UnknownFormatError` if the file, the dataset or the way to it is not of a plain kind,
       or damaged.
     """
     try:
-        file = Hdf5File(fd)
+        file = opened(fd)
         if address is not None:
             return _described(file, address)
         members = file.links(file.group(group))

@@ -433,7 +433,11 @@ def open_headers(
     filename: str, group: str | None, addresses: Mapping[str, int]
 ) -> dict[str, DirectArray | None]:
     """Look up variables of one file, as `open_hdf5`, whose headers' places are known."""
-    readers = {k: functools.partial(_hdf5_dataset, address=at) for k, at in addresses.items()}
+    opened = functools.cache(Hdf5File)
+    readers: dict[str, Callable[..., _Found]] = {
+        name: functools.partial(_hdf5_dataset, address=at, opened=opened)
+        for name, at in addresses.items()
+    }
     return _looked_up(filename, group, readers)
 
 
@@ -450,9 +454,13 @@ _Found: TypeAlias = "tuple[Hdf5Dataset, tuple[int, ...]]"
 
 
 def _hdf5_dataset(
-    fd: _Opened, group: str | None, variable: str, address: int | None = None
+    fd: _Opened,
+    group: str | None,
+    variable: str,
+    address: int | None = None,
+    opened: Callable[[_Opened], Hdf5File] = Hdf5File,
 ) -> _Found:
-    dataset = read_dataset(fd, group, variable, address)
+    dataset = read_dataset(fd, group, variable, address, opened=opened)
     return dataset, _c_strides(dataset.shape, dataset.dtype.itemsize)
 
 
