@@ -513,7 +513,9 @@ class ChunkingAccessor(Generic[T]):
         asked = RechunkOptions(chunks=chunks, **options)
         if store is None:
             return self._lazily(asked)
-        return self._plan(store, asked).run(verify=verify, progress=progress)
+        from xchunk.rechunking.run import start
+
+        return start(self._plan(store, asked), verify=verify, progress=progress)
 
     @takes(layout=False)
     def plan_append(
@@ -591,8 +593,10 @@ class ChunkingAccessor(Generic[T]):
         >>> out.sizes["time"]
         390
         """
+        from xchunk.rechunking.run import start
+
         job = self.plan_append(store, dim=dim, check_labels=check_labels, **options)
-        return job.run(verify=verify, progress=progress)
+        return start(job, verify=verify, progress=progress)
 
     @takes(layout=False)
     def plan_region(
@@ -675,8 +679,10 @@ class ChunkingAccessor(Generic[T]):
         >>> out.sizes["time"]
         360
         """
+        from xchunk.rechunking.run import start
+
         job = self.plan_region(store, region=region, check_labels=check_labels, **options)
-        return job.run(verify=verify, progress=progress)
+        return start(job, verify=verify, progress=progress)
 
     def verify(
         self,

@@ -15,6 +15,7 @@ import xarray as xr
 import zarr
 from dask.base import tokenize
 from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore
 
 from xchunk.core.chunkspec import STORED_CHUNK, chunks_for_store, parse_chunks, shards_for_store
 from xchunk.core.cost import Rates
@@ -22,8 +23,10 @@ from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import (
     DECODE_COPIES,
+    ENCODE_COPIES,
     FETCH_COPIES,
     FILE_COPIES,
+    OBSTORE_OVERHEAD,
     PROCESS_OVERHEAD,
     S3FS_DESCRIPTIONS,
     S3FS_OVERHEAD,
@@ -58,6 +61,7 @@ from xchunk.stores.adapter import (
     file_system_of,
     get_key,
     has_fused_pipeline,
+    innermost,
     is_near,
     list_prefix,
 )
@@ -452,7 +456,8 @@ def copy_job(
     near = all(is_near(s) for s in (*stores.values(), *(() if store is None else (store,))))
     near = near and not any(ref.is_far for ref in ones_of(one.ref) if isinstance(ref, FileRef))
     temporary = store if scratch is None else scratch
-    written = [file_system_of(s) for s in (store, temporary) if s is not None]
+    to = [s for s in (store, temporary) if s is not None]
+    written = [file_system_of(s) for s in to]
     read = [file_system_behind(ref) for ref in ones_of(one.ref)]
     scratch_files = (
         temporary is not None and is_in_files(temporary) and not holds_objects(one.dtype)
@@ -481,8 +486,8 @@ def copy_job(
         "write_copies": FILE_COPIES if raw else write_copies,
         "raw_files": raw,
         "streamed": streamed,
-        "sent_copies": SENT_COPIES if any(fs is not None for fs in written) else 0.0,
-        "clients": _clients(read, written),
+        "sent_copies": max(map(_sent_copies, to), default=0.0),
+        "clients": _clients(read, written, [*stores.values(), *to]),
     }
     if one.info is None:
         blocks = (one.variable.chunks or ()) if one.variable is not None else ()
@@ -513,13 +518,23 @@ def copy_job(
     )
 
 
-def _clients(read: Sequence[Any], written: Sequence[Any]) -> int:
-    """Count what the clients of fsspec's file systems take in a process that copies."""
+def _sent_copies(store: Store) -> float:
+    """What a store holds for each byte that it sends; 0: no more than what it was given."""
+    inner = innermost(store)
+    if isinstance(inner, FsspecStore):
+        return SENT_COPIES
+    # of others it is not known, nor measured
+    return 0.0 if type(inner) in (LocalStore, MemoryStore, ObjectStore) else ENCODE_COPIES
+
+
+def _clients(read: Sequence[Any], written: Sequence[Any], stores: Sequence[Store]) -> int:
+    """Count what the clients of far stores take in a process that copies."""
+    rust = OBSTORE_OVERHEAD if any(type(innermost(s)) is ObjectStore for s in stores) else 0
     if not any(is_s3fs(fs) for fs in (*read, *written)):
-        return 0
+        return rust
     # what has read the source's metadata holds the descriptions; workers begin without
     here = any(is_s3fs(fs) and fs.session is not None for fs in read) and not _has_workers()
-    return S3FS_OVERHEAD + (0 if here else S3FS_DESCRIPTIONS)
+    return rust + S3FS_OVERHEAD + (0 if here else S3FS_DESCRIPTIONS)
 
 
 def _read_copies(info: StoredInfo) -> float:

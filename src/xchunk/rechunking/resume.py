@@ -33,7 +33,8 @@ from xchunk.targets.location import Site, state_of
 from xchunk.targets.metadata import TargetArray, TargetMetadata
 from xchunk.targets.scratch import Workspace
 
-_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs")
+#: What says how an array is stored, in each format of zarr.
+_DOCUMENTS = {3: ("zarr.json",), 2: (".zarray", ".zattrs")}
 #: Arrays in remote stores, of those that one variable is computed from, whose objects are listed.
 _MOST_REMOTE = 100
 #: Lengths of chunks along a dim that are written out.
@@ -131,7 +132,7 @@ def _digest(value: Any) -> str:
 
 
 def _documents_of(ref: ZarrRef) -> list[str]:
-    return [f"{ref.path}/{name}".lstrip("/") for name in _DOCUMENTS]
+    return [f"{ref.path}/{name}".lstrip("/") for name in _DOCUMENTS[ref.zarr_format]]
 
 
 def _zarr_facts(ref: ZarrRef) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -30,7 +31,7 @@ from xchunk.rechunking.verify import prove, prove_extension
 from xchunk.sources.arrays import small_chunk_caches
 from xchunk.sources.index_coords import homes_in_tree
 from xchunk.sources.provenance import KNOWN_UNITS
-from xchunk.stores.adapter import asking_once
+from xchunk.stores.adapter import asking_once, is_near, tuned
 from xchunk.stores.icechunk import is_session
 from xchunk.stores.stores import describe, is_fault_of_store
 from xchunk.targets.encode import stored_variables
@@ -66,7 +67,9 @@ def reopen(
         kwargs["zarr_format"] = zarr_format
         kwargs |= {"consolidated": consolidated, "create_default_indexes": indexes}
         kwargs |= _decoding(source.variables)
-        ds = xr.open_zarr(store, **kwargs)
+        # labels are loaded: of a near store chunk by chunk, which holds the least besides them
+        with tuned() if is_near(store) else nullcontext():
+            ds = xr.open_zarr(store, **kwargs)
         odd = [n for n, v in source.variables.items() if n in ds.variables and _is_half_decoded(v)]
         if odd:
             undecoded = xr.open_zarr(store, **{**kwargs, "mask_and_scale": False})
@@ -177,12 +180,7 @@ class RechunkJob(Generic[T]):
         """
         with asking_once():
             self._refuse_edited()
-        if isinstance(self.chunks, Suggestion):
-            tell_threads(self.chunks)
-        shown = self.show(progress)
-        return self.back(
-            run_rechunk(self.bound, self.groups, self.chunks, verify=verify, progress=shown)
-        )
+        return start(self, verify=verify, progress=progress)
 
     def _refuse_edited(self) -> None:
         """Refuse data that show other stored arrays than when they were planned.
@@ -227,6 +225,14 @@ class RechunkJob(Generic[T]):
 
     def _repr_html_(self) -> str:
         return self.plan._repr_html_()
+
+
+def start(job: RechunkJob[T], *, verify: bool, progress: bool | ProgressLike) -> T:
+    """Run what was planned by the same call: the source cannot have been edited since."""
+    if isinstance(job.chunks, Suggestion):
+        tell_threads(job.chunks)
+    shown = job.show(progress)
+    return job.back(run_rechunk(job.bound, job.groups, job.chunks, verify=verify, progress=shown))
 
 
 def _in_target(rechunk: Rechunk, groups: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:

@@ -29,6 +29,8 @@ from xchunk.core.plan.stages import Scratch
 from xchunk.errors import StageFailedError, TargetExistsError
 from xchunk.sources.refs import StoredInfo, ZarrRef
 from xchunk.stores.adapter import (
+    ask_ahead,
+    asking_once,
     delete_keys,
     delete_prefix,
     get_key,
@@ -198,9 +200,11 @@ class Workspace:
 
     def remove(self) -> None:
         """Delete all that is ours, the marker last; does nothing where the marker is not ours."""
-        if self.read_marker() is None:
-            return
-        self.remove_new()
+        with asking_once():
+            ask_ahead(self.store, [MARKER], folders=[NEW])
+            if self.read_marker() is None:
+                return
+            self.remove_new()
         delete_prefix(self.store, *(f"{PREFIX}/{name}" for name in ("scratch", "journal", "lease")))
         delete_keys(self.store, [MARKER])
         root = local_path(self.store)

@@ -33,6 +33,7 @@ from xchunk.core.memory import (
     IN_FLIGHT,
     PLAIN_READ_COPIES,
     PLAIN_WRITE_COPIES,
+    PUT_COPIES,
     QUEUED,
     RAW_TASK_OVERHEAD,
     SHARD_COPIES,
@@ -398,9 +399,15 @@ class Facts:
     def queued(self) -> tuple[int, int]:
         """Chunks that a task holds besides those that it reads, and those that it writes."""
         if self.job.streamed:
-            # one is decoded while others are on their way
-            return 1, 0
+            # one is decoded, or encoded, while others are on their way
+            return 1, int(self.sends)
         return (0, 0) if self.job.fused else (QUEUED, QUEUED)
+
+    @property
+    def sends(self) -> bool:
+        """Whether what is on its way to a store is held no more than once, as it is encoded."""
+        encoding = self.job.write_copies or ENCODE_COPIES
+        return not (self.job.sent_copies or self.holds_shards) and encoding <= ENCODE_COPIES
 
     @property
     def holds_shards(self) -> bool:
@@ -440,6 +447,8 @@ class Facts:
             # pieces in a far store are decoded one by one into the box, as chunks of a source are
             read = FETCH_COPIES if self.job.streamed else DECODE_COPIES
             write = ENCODE_COPIES
+        if self.job.streamed and self.sends:
+            write = PUT_COPIES
         return read, max(write, self.job.sent_copies)
 
     @property
@@ -453,6 +462,8 @@ class Facts:
         if self.job.units != self.job.target and not self.job.unit_files:
             return self.target_unit, max(SHARD_COPIES, self.job.sent_copies)
         nbytes = self.job.target.box_elements * self.job.itemsize
+        if self.job.streamed and self.sends:
+            return nbytes, PUT_COPIES
         return nbytes, max(self.job.write_copies or ENCODE_COPIES, self.job.sent_copies)
 
     @cached_property
