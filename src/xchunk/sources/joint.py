@@ -12,7 +12,7 @@ import itertools
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -32,6 +32,9 @@ _ALIKE = (
     "dtype", "scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned", "units",
     "calendar",
 )  # fmt: skip
+
+#: What is of one file, and not of all of them together.
+_LAYOUT_KEYS = ("chunks", "shards", "preferred_chunks", "chunksizes", "original_shape", "source")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,16 @@ class JoinedArray:
             if any(str(other) != str(one) for other in others):
                 return False
         return True
+
+    @property
+    def encoding(self) -> dict[Any, Any]:
+        """What the files' encodings agree on; their chunks are those of files, not of the whole."""
+        first: Mapping[Any, Any] = self.variables.flat[0].encoding
+        kept = {k: v for k, v in first.items() if k not in _LAYOUT_KEYS}
+        if not self.is_stored_alike:
+            # packed with the first file's scale, or in its units, the others' values might not fit
+            kept = {k: v for k, v in kept.items() if k not in (*_ALIKE, "filters", "serializer")}
+        return kept
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read a selection, each dim indexed by itself: slices, integers, arrays of integers."""
