@@ -122,6 +122,18 @@ def test_a_store_that_copies_what_it_sends_is_sent_less_at_once() -> None:
         assert stage.buffers.sent == int(stage.buffers.in_flight / 5)
 
 
+def test_what_is_sent_as_it_is_encoded_is_held_once() -> None:
+    """Besides, one chunk is held twice: as its values, and as the encoder's bound."""
+    for stage in plan_array(STREAMED, MemoryBudget.of_growth(60_000_000, threads=2)).stages:
+        buffers = stage.buffers
+        # a further one is only encoded where there is room for it among those that are sent
+        assert buffers.sent + buffers.write_unit <= buffers.in_flight
+        assert buffers.writes * buffers.write_unit <= buffers.sent
+    copying = plan_array(replace(STREAMED, sent_copies=2.2), MemoryBudget.of_growth(60_000_000))
+    sending = plan_array(STREAMED, MemoryBudget.of_growth(60_000_000))
+    assert sending.seconds <= copying.seconds
+
+
 @pytest.mark.parametrize(
     ("near", "measured", "expected"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,36 @@ def write(parts: list[xr.Dataset], **how: Any) -> list[str]:
         encoding = how.get("encoding", {"v": PACKED})
         ds.to_netcdf(name, engine="netcdf4", **{**how, "encoding": encoding})
     return names
+
+
+def test_files_are_read_a_few_times_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system over a network each read is a request."""
+    names = write([part(i)[["v"]].drop_vars("area") for i in range(4)])
+    reads: dict[str, int] = {}
+    pread = os.pread
+
+    def counted(fd: int, nbytes: int, at: int) -> bytes:
+        name = Path(f"/proc/self/fd/{fd}").readlink().name
+        reads[name] = reads.get(name, 0) + 1
+        return pread(fd, nbytes, at)
+
+    monkeypatch.setattr(os, "pread", counted)
+    xchunk.open_dataset(names).close()
+    assert all(0 < reads[name] <= 12 for name in names[1:]), reads
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_cycles_are_searched_for_as_before(tmp_path: Path, wanted: bool) -> None:
+    names = write([part(i)[["v"]].drop_vars("area") for i in range(2)])
+    (gc.enable if wanted else gc.disable)()
+    try:
+        xchunk.open_dataset(names).close()
+        assert gc.isenabled() == wanted
+        with pytest.raises(xchunk.InvalidChunksError):
+            xchunk.open_dataset(names, combine="by_coords", concat_dim="time")
+        assert gc.isenabled() == wanted
+    finally:
+        gc.enable()
 
 
 class Opener:

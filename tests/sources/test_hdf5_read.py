@@ -24,7 +24,7 @@ from sources.hdf5_writer import OTHERS, PLAIN, SPECIAL
 from xchunk.errors import SourceError
 from xchunk.sources import arrays
 from xchunk.sources.arrays import close_files, open_stored
-from xchunk.sources.hdf5_file import UnknownFormatError
+from xchunk.sources.hdf5_file import UnknownFormatError, Window
 from xchunk.sources.hdf5_index import read_dataset
 from xchunk.sources.hdf5_read import DirectArray, open_direct, open_hdf5
 from xchunk.sources.refs import FileRef
@@ -47,6 +47,23 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _closed() -> Any:
     yield
     close_files()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 90_000), st.integers(0, 40_000)), max_size=20))
+def test_reading_by_windows_is_reading(
+    tmp_path_factory: pytest.TempPathFactory, asked: list[tuple[int, int]]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "bytes"
+    if not path.exists():
+        path.write_bytes(np.random.default_rng(0).bytes(80_000))
+    whole, fd = path.read_bytes(), os.open(path, os.O_RDONLY)
+    try:
+        window = Window(fd)
+        for at, nbytes in asked:
+            assert window.pread(nbytes, at) == whole[at : at + nbytes]
+    finally:
+        os.close(fd)
 
 
 def everything(array: DirectArray) -> tuple[slice, ...]:

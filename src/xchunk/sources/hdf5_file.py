@@ -45,7 +45,7 @@ class Message(NamedTuple):
     """Its content."""
 
 
-class _Window:
+class Window:
     """The bytes of a local file around what was read last: structures lie close to each other."""
 
     def __init__(self, fd: int):
@@ -67,7 +67,7 @@ class Hdf5File:
     def __init__(self, source: int | RangeReader):
         self._pread: Callable[[int, int], bytes]
         if isinstance(source, int):
-            self.size, self._pread = os.fstat(source).st_size, _Window(source).pread
+            self.size, self._pread = os.fstat(source).st_size, Window(source).pread
         else:
             self.size, self._pread = source.size, source.pread
         self.base = 0
