@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import pytest
 import xarray as xr
 from zarr.storage import LocalStore, MemoryStore
@@ -14,6 +16,7 @@ import xchunk
 import xchunk.engine.copy
 import xchunk.rechunking.runner
 from faults.data import call, opened, same
+from shared.stores import write
 from xchunk.targets import fsync as durable
 from xchunk.targets import journal
 from xchunk.targets.journal import Journal
@@ -125,6 +128,63 @@ def test_scratch_that_was_deleted_before_its_target_was_flushed(
     assert not (target / ".xchunk/scratch/0/v").exists()
     monkeypatch.setattr(journal, "boot", lambda: "another boot")
     rechunk(source, target)
+    assert same(target, source)
+
+
+def test_a_note_is_lost_whose_scratch_was_deleted(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is taken away may be on the disk before one that was given earlier."""
+    target = tmp_path / "t.zarr"
+
+    def confirm() -> None:
+        Journal(LocalStore(target)).confirm()
+
+    with monkeypatch.context() as patched:
+        stop(patched, "write", 4, confirm)
+        with pytest.raises(xchunk.StageFailedError, match="the power went off"):
+            rechunk(source, target)
+    store = LocalStore(target)
+    header = Journal(store).read()
+    assert header is not None
+    facts = header.arrays["v"]
+    marks = Journal(store).marks(facts, 1)
+    noted = marks.read()
+    assert noted
+    marks.delete([min(noted)])
+    kept = set((target / ".xchunk/scratch/0/v/c").rglob("*"))
+    monkeypatch.setattr(journal, "boot", lambda: "another boot")
+    read, written = Journal(store).finished(header, facts)
+    assert (read, written) == (frozenset(), noted - {min(noted)})
+    rechunk(source, target)
+    assert kept
+    assert same(target, source)
+
+
+def test_scratch_is_deleted_as_it_is_read(tmp_path: Path) -> None:
+    """So that scratch and target do not lie on the disk as a whole at one time."""
+    source, target, left = tmp_path / "s.zarr", tmp_path / "t.zarr", list[int]()
+    values = np.arange(64 * 600 * 360, dtype="f4").reshape(64, 600, 360)
+    write(source, {"v": (values, (1, 600, 360), ("t", "y", "x"))})
+    ds, how = opened(source), {"store": target, "max_mem": "40MB"}
+    stages = ds.chunking.plan({"t": -1, "y": 20}, **how)["v"].stages
+    assert [stage.scratch is None or stage.scratch.shards for stage in stages] == [None, True]
+
+    class Look:
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, *, name: str, stage: str, done: int, **_: object) -> None:
+            if (name, stage) == ("v", "write"):
+                folder = target / ".xchunk/scratch/0/v/c"
+                left.append(sum(p.is_file() for p in folder.rglob("*")))
+
+    ds.chunking.apply({"t": -1, "y": 20}, progress=Look(), **how)
+    assert len(left) == stages[-1].boxes.count
+    assert left[-1] < left[0] / 2
     assert same(target, source)
 
 

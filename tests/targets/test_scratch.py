@@ -26,7 +26,13 @@ from xchunk.stores.adapter import (
     write_units,
 )
 from xchunk.stores.stores import is_zarr
-from xchunk.targets.scratch import PREFIX, Workspace, can_shard_raw_bytes, refuse_lost_pieces
+from xchunk.targets.scratch import (
+    PREFIX,
+    Workspace,
+    can_shard_raw_bytes,
+    delete_spent,
+    refuse_lost_pieces,
+)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -227,6 +233,43 @@ def test_a_lost_piece_is_told_from_one_that_looks_like_it(store: Store, scratch:
         refuse_lost_pieces(ref, stored.info, region, stored.read(region))
     # a region that does not touch it is fine
     refuse_lost_pieces(ref, stored.info, (slice(0, 4), slice(0, 3)), found[:4, :3])
+
+
+@pytest.mark.parametrize("scratch", SCRATCHES[:2], ids=str)
+@pytest.mark.parametrize(
+    ("region", "rows", "columns"),
+    [
+        pytest.param((slice(0, 8), slice(0, 6)), (0, 8), (0, 6), id="whole shards"),
+        pytest.param((slice(2, 10), slice(1, 10)), (4, 10), (3, 10), id="up to the end"),
+        pytest.param((slice(1, 3), slice(1, 3)), (0, 0), (0, 0), id="none as a whole"),
+    ],
+)
+def test_only_pieces_that_lie_in_a_box_are_spent(
+    store: Store,
+    scratch: Scratch,
+    region: tuple[slice, slice],
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+) -> None:
+    space = Workspace(store)
+    space.create()
+    ref = space.scratch_array("v", 0, (10, 10), np.dtype("u4"), scratch)
+    array = open_array(ref.store, ref.path, 3, mode="r+")
+    values = np.arange(100, dtype="u4").reshape(10, 10)
+    write_units(array, (slice(0, 10), slice(0, 10)), values, fill=None)
+    before = set(list_prefix(store, f"{ref.path}/c/"))
+    delete_spent(ref, open_stored(ref).info, region)
+    deleted = before - set(list_prefix(store, f"{ref.path}/c/"))
+    height, width = scratch.shards or scratch.chunks
+    within = {
+        f"{ref.path}/c/{y}/{x}"
+        for y in range(-(-10 // height))
+        for x in range(-(-10 // width))
+        if rows[0] <= y * height and min(10, (y + 1) * height) <= rows[1]
+        and columns[0] <= x * width and min(10, (x + 1) * width) <= columns[1]
+    }  # fmt: skip
+    # other stores are asked to delete everything at once, when the array is complete
+    assert deleted == (within if isinstance(store, LocalStore) else set())
 
 
 def test_only_scratch_is_removed_as_scratch(store: Store) -> None:

@@ -46,7 +46,7 @@ from xchunk.stores.chunk_objects import at_once
 from xchunk.stores.icechunk import Written, own_fork, session_of
 from xchunk.stores.shard_files import ShortWay, files_of
 from xchunk.targets.journal import BoxMarks
-from xchunk.targets.scratch import refuse_lost_pieces
+from xchunk.targets.scratch import delete_spent, refuse_lost_pieces
 
 # glibc gives every thread a heap of its own, keeps what was freed there for that thread alone, and
 # raises the size from which a block comes from the kernel, up to 32 MB, as such blocks are freed.
@@ -210,6 +210,9 @@ class StageSpec:
     """Whether the source is a scratch array, which holds bits and not values."""
     to_scratch: bool = False
     """Whether the target is a scratch array."""
+    spends: bool = False
+    """Whether pieces of scratch are deleted once the box is written that alone reads them. Tasks
+    must not run again."""
     threads: int = 1
     """Tasks of this stage that one process may run at once."""
     reads: int = 1
@@ -269,7 +272,18 @@ def _copy(spec: StageSpec, i: int) -> int | Written:
     with reading(spec, i) as (region, values):
         done = _write(spec, region, values)
     _note(spec, i)
+    if spec.spends and spec.marks is not None:
+        _delete_spent(spec, spec.marks, region)
     return done
+
+
+def _delete_spent(spec: StageSpec, marks: BoxMarks, region: tuple[slice, ...]) -> None:
+    """Delete what was read of scratch, once its box is noted as written."""
+    source, _ = _opened(spec)
+    if source is not None and isinstance(spec.source, ZarrRef):
+        with in_flight(spec.run), suppress(OSError):
+            marks.drop()
+            delete_spent(spec.source, source.info, region)
 
 
 def _note(spec: StageSpec, i: int) -> None:

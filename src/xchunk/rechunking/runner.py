@@ -364,6 +364,9 @@ class Rechunk:
         grids = [stage.boxes for stage in copy.plan.stages]
         vacant: tuple[frozenset[int], ...] = ()
         fill = b""
+        # a cluster runs tasks again of which the worker is lost, also those that were done
+        places = (journal.store, workspace.store)
+        spends = current_client() is None and None not in map(local_path, places)
         if isinstance(one.ref, ZarrRef) and self.engine is None:
             vacant, fill = find_vacant(one.ref, final, one.origin, grids)
         for number, stage in enumerate(copy.plan.stages):
@@ -386,6 +389,7 @@ class Rechunk:
                     dtype=one.dtype,
                     from_scratch=number > 0,
                     to_scratch=stage.scratch is not None,
+                    spends=number > 0 and spends,
                     reads=stage.buffers.reads,
                     writes=stage.buffers.writes,
                     waits=copy.plan.threads > self.allowed.threads,

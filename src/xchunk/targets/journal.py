@@ -80,6 +80,19 @@ class BoxMarks:
         """Note that a box is written; its data have to be."""
         put_key(self.store, f"{self._prefix}/{box}", self._record(box))
 
+    @property
+    def dropped(self) -> str:
+        """The key that tells that scratch data of the array were deleted."""
+        return f"{PREFIX}/journal/{self.digest[:32]}/dropped"
+
+    def drop(self) -> None:
+        """Note that scratch data of the array are about to be deleted.
+
+        It is only asked for after another boot, of which stores that are not local know nothing.
+        """
+        if local_path(self.store) is not None and not has_key(self.store, self.dropped):
+            put_durably(self.store, self.dropped, b"1")
+
     def delete(self, boxes: Iterable[int]) -> None:
         """Take back that these boxes are written."""
         delete_keys(self.store, [f"{self._prefix}/{box}" for box in boxes])
@@ -193,22 +206,14 @@ class Journal:
             return tuple(found)
         known = self._confirmed()
         sure = [f & known.get(m.name, frozenset()) for f, m in zip(found, marks, strict=True)]
-        if has_key(self.store, self._dropped(facts)) and sure[-1] != found[-1]:
-            # what was confirmed of scratch was deleted, and what was made of it is in doubt
+        if has_key(self.store, marks[-1].dropped):
+            # some of what was confirmed of scratch was deleted, for boxes that may be in doubt now
             sure[:-1] = [frozenset()] * (len(sure) - 1)
         return tuple(sure)
 
     def drop_scratch(self, facts: Facts) -> None:
-        """Note that the scratch data of an array are about to be deleted.
-
-        It is only asked for after another boot, of which stores that are not local know nothing.
-        """
-        if local_path(self.store) is not None:
-            put_durably(self.store, self._dropped(facts), b"1")
-
-    @staticmethod
-    def _dropped(facts: Facts) -> str:
-        return f"{PREFIX}/journal/{digest_of(facts)[:32]}/dropped"
+        """Note that the scratch data of an array are about to be deleted."""
+        self.marks(facts, 0).drop()
 
     def confirm(self, stores: Iterable[Store | None] = ()) -> None:
         """Flush what is written, here and in other stores, and name the boxes that it confirms."""
@@ -244,7 +249,7 @@ class Journal:
             for stage, sure in enumerate(self.finished(header, facts)):
                 marks = self.marks(facts, stage)
                 marks.delete(marks.read() - sure)
-            delete_keys(self.store, [self._dropped(facts)])
+            delete_keys(self.store, [self.marks(facts, 0).dropped])
 
     def has_boxes(self, facts: Facts) -> bool:
         """Return whether any box of an array is noted as written."""

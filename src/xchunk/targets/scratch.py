@@ -231,6 +231,31 @@ def can_shard_raw_bytes() -> bool:
     return True
 
 
+def delete_spent(ref: ZarrRef, info: StoredInfo, region: Sequence[slice]) -> None:
+    """Delete the local pieces of scratch that lie within a region, which no other box reads.
+
+    Until the end scratch and target would lie on the disk as a whole. What cannot be deleted now is
+    deleted with the rest.
+    """
+    base = ref.store.base if isinstance(ref.store, Unpublished) else ref.store
+    root, units = local_path(base), info.shards or info.chunks
+    if root is None or units is None:
+        return
+    axes = Grid.of(info.shape, units).axes
+    within = [
+        [
+            i
+            for i in axis.touched(r.start, r.stop)
+            if r.start <= axis.bounds(i)[0] and axis.bounds(i)[1] <= r.stop
+        ]
+        for axis, r in zip(axes, region, strict=True)
+    ]
+    folder = root / ref.path / "c"
+    for place in itertools.product(*within):
+        with suppress(OSError):
+            folder.joinpath(*map(str, place)).unlink()
+
+
 def _lost(dtype: np.dtype[Any]) -> Any:
     return np.frombuffer(bytes([_LOST]) * dtype.itemsize, dtype=dtype)[0]
 
