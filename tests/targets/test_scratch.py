@@ -198,14 +198,19 @@ def test_bits_go_through_scratch_unharmed(store: Store, scratch: Scratch, dtype:
     assert [k for k in list_prefix(store, "") if "scratch" in k] == []
 
 
-@pytest.mark.parametrize("scratch", SCRATCHES[:2], ids=str)
-def test_a_flipped_bit_is_noticed(store: Store, scratch: Scratch) -> None:
+def written(store: Store, scratch: Scratch, values: np.ndarray) -> ZarrRef:
+    """Write values to a scratch array of their shape."""
     space = Workspace(store)
     space.create()
-    ref = space.scratch_array("v", 0, (10, 10), np.dtype("u4"), scratch)
+    ref = space.scratch_array("v", 0, values.shape, values.dtype, scratch)
     array = open_array(ref.store, ref.path, 3, mode="r+")
-    values = np.arange(100, dtype="u4").reshape(10, 10)
-    write_units(array, (slice(0, 10), slice(0, 10)), values, fill=None)
+    write_units(array, tuple(slice(0, n) for n in values.shape), values, fill=None)
+    return ref
+
+
+@pytest.mark.parametrize("scratch", SCRATCHES[:2], ids=str)
+def test_a_flipped_bit_is_noticed(store: Store, scratch: Scratch) -> None:
+    ref = written(store, scratch, np.arange(100, dtype="u4").reshape(10, 10))
     key = next(k for k in list_prefix(store, f"{ref.path}/c/"))
     raw = bytearray(get_key(store, key) or b"")
     raw[5] ^= 8
@@ -216,13 +221,8 @@ def test_a_flipped_bit_is_noticed(store: Store, scratch: Scratch) -> None:
 
 @pytest.mark.parametrize("scratch", SCRATCHES[:2], ids=str)
 def test_a_lost_piece_is_told_from_one_that_looks_like_it(store: Store, scratch: Scratch) -> None:
-    space = Workspace(store)
-    space.create()
-    ref = space.scratch_array("v", 0, (10, 10), np.dtype("u4"), scratch)
-    array = open_array(ref.store, ref.path, 3, mode="r+")
     # data that look like what is missing
-    values = np.full((10, 10), 0xA5A5A5A5, dtype="u4")
-    write_units(array, (slice(0, 10), slice(0, 10)), values, fill=None)
+    ref = written(store, scratch, np.full((10, 10), 0xA5A5A5A5, dtype="u4"))
     stored = open_stored(ref)
     region = (slice(4, 10), slice(3, 10))
     found = stored.read(region)
@@ -251,12 +251,7 @@ def test_only_pieces_that_lie_in_a_box_are_spent(
     rows: tuple[int, int],
     columns: tuple[int, int],
 ) -> None:
-    space = Workspace(store)
-    space.create()
-    ref = space.scratch_array("v", 0, (10, 10), np.dtype("u4"), scratch)
-    array = open_array(ref.store, ref.path, 3, mode="r+")
-    values = np.arange(100, dtype="u4").reshape(10, 10)
-    write_units(array, (slice(0, 10), slice(0, 10)), values, fill=None)
+    ref = written(store, scratch, np.arange(100, dtype="u4").reshape(10, 10))
     before = set(list_prefix(store, f"{ref.path}/c/"))
     delete_spent(ref, open_stored(ref).info, region)
     deleted = before - set(list_prefix(store, f"{ref.path}/c/"))

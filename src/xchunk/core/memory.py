@@ -223,8 +223,8 @@ class CopyBuffers:
     @property
     def sent(self) -> int:
         """Encoded bytes that may be on their way to a far store at once."""
-        # while a chunk is encoded, both its copies and the encoder's bound are held
-        return int(self.in_flight / self.write_copies) - self.queued[1] * self.write_unit
+        # while a further one is encoded, its values and the encoder's bound are held
+        return int(self.in_flight / self.write_copies) - min(1, self.queued[1]) * self.write_unit
 
     def _at_once(self, each: float, queued: int) -> int:
         return min(IN_FLIGHT, max(1, math.floor(self.flight / max(1, each)) - queued))

@@ -211,8 +211,8 @@ class StageSpec:
     to_scratch: bool = False
     """Whether the target is a scratch array."""
     spends: bool = False
-    """Whether pieces of scratch are deleted once the box is written that alone reads them. Tasks
-    must not run again."""
+    """Whether a piece of scratch is deleted once the one box that reads it is written. No task
+    may run twice then."""
     threads: int = 1
     """Tasks of this stage that one process may run at once."""
     reads: int = 1
