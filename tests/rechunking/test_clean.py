@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from zarr.storage import LocalStore
 
 import xchunk
+import xchunk.rechunking.clean
 import xchunk.rechunking.runner
 from xchunk.cli import main
 from xchunk.stores.stores import open_store
 from xchunk.targets.location import Beside, Site, state_of
+from xchunk.targets.ownership import holder_of
 
 
 @pytest.fixture
@@ -93,6 +96,26 @@ def test_what_is_not_ours_stays(
     xchunk.clean(target, dry_run=False)
     assert files(target) == mine | {"v/c/7", "v/c/8"}
     assert (outside / "0").read_text() == "mine"
+
+
+def test_no_run_begins_while_it_deletes(
+    source: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "t.zarr"
+    stop(source, target, monkeypatch, "commit")
+    seen = []
+    real = xchunk.rechunking.clean.delete_owned
+
+    def delete(*args: Any) -> None:
+        seen.append(holder_of(LocalStore(target)))
+        with pytest.raises(xchunk.TargetExistsError, match="written by another run"):
+            rechunk(source, target)
+        real(*args)
+
+    monkeypatch.setattr(xchunk.rechunking.clean, "delete_owned", delete)
+    xchunk.clean(target, dry_run=False)
+    assert all(seen)
+    assert not files(tmp_path / "t.zarr")
 
 
 def test_a_workspace_that_is_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from xchunk.stores.adapter import get_key, list_prefix, put_key
 from xchunk.targets import ownership as leases
 from xchunk.targets.journal import Header, Journal, differences, digest_of
 from xchunk.targets.ownership import holder_of, is_safe_path, lease, owned_keys
+from xchunk.targets.scratch import Workspace
 
 FACTS: dict[str, Any] = {
     "source": {"kind": "zarr", "shape": [4]},
@@ -184,6 +185,14 @@ class TestLease:
         finally:
             over.set()
             thread.join()
+
+    def test_the_last_one_takes_the_empty_folders(self, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "t.zarr")
+        with lease(store):
+            space = Workspace(store)
+            space.create()
+            space.remove()
+        assert [*tmp_path.rglob("*")] == [tmp_path / "t.zarr"]
 
     def test_an_owner_notices_that_it_was_succeeded(self, store: Store) -> None:
         from xchunk.stores.adapter import delete_prefix

@@ -27,6 +27,7 @@ from xchunk.stores.adapter import (
 )
 from xchunk.stores.stores import is_zarr
 from xchunk.targets.scratch import (
+    MARKER,
     PREFIX,
     Workspace,
     can_shard_raw_bytes,
@@ -166,6 +167,29 @@ def test_a_marker_that_was_not_finished_is_no_obstacle(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "marker.partial").touch()
     assert not space.is_bare
+
+
+def test_a_lease_without_a_marker_is_no_obstacle(tmp_path: Path) -> None:
+    # a run that waited for another one, which took the marker away, and then was killed
+    space = Workspace(LocalStore(tmp_path / "t.zarr"))
+    put_key(space.store, f"{PREFIX}/lease/{'a' * 32}.json", b"{}")
+    assert space.is_bare
+    put_key(space.store, "zarr.json", b"{}")
+    space.create()
+    put_key(space.store, f"{PREFIX}/lease/notes.txt", b"theirs")
+    (tmp_path / "t.zarr" / MARKER).unlink()
+    with pytest.raises(TargetExistsError, match="did not make"):
+        space.create()
+
+
+def test_who_leaves_takes_no_lease_but_its_own(tmp_path: Path) -> None:
+    space = Workspace(LocalStore(tmp_path / "t.zarr"))
+    space.create()
+    mine, other = (f"{PREFIX}/lease/{x * 32}.json" for x in "ab")
+    for key in (mine, other):
+        put_key(space.store, key, b"{}")
+    space.remove(mine)
+    assert list_prefix(space.store, "") == [other]
 
 
 SCRATCHES = [

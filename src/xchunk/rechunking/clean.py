@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from xchunk.stores.stores import describe, is_zarr, local_path, open_store
 from xchunk.targets.append.existing import Extending, beyond, take_back
 from xchunk.targets.journal import Header, Journal
 from xchunk.targets.location import Beside, Inside, Site, state_of
-from xchunk.targets.ownership import delete_owned, holder_of, owned_below, owned_keys
+from xchunk.targets.ownership import delete_owned, holder_of, lease, owned_below, owned_keys
 from xchunk.targets.scratch import NEW, PREFIX, Workspace
 
 _NEW, _OLD = "the new store", "the old store"
@@ -110,6 +110,16 @@ def clean(
         keys.append(str(beside.old))
     nbytes = _nbytes(site.store, keys)
     if not dry_run:
+        _delete(site, beside, ours, home)
+    return Cleaning(describe(site.store), found, tuple(sorted(keys)), repaired, dry_run, nbytes)
+
+
+def _delete(
+    site: Site, beside: Beside | Inside | None, ours: list[tuple[Store, list[str]]], home: Store
+) -> None:
+    with ExitStack() as stack:
+        # a run that begins meanwhile is refused, and not robbed of its lease and its data
+        leases = {id(p): stack.enter_context(lease(p)) for p, _ in ours if p in (home, site.store)}
         for place, own in ours:
             header = _header(place)
             take_back(place)
@@ -121,9 +131,8 @@ def clean(
             if beside is not None and place is home:
                 beside.repair()
                 Workspace(site.store).remove()
-            Workspace(place).remove()
+            Workspace(place).remove(leases[id(place)].key if id(place) in leases else "")
             _remove_empty(place)
-    return Cleaning(describe(site.store), found, tuple(sorted(keys)), repaired, dry_run, nbytes)
 
 
 def _nbytes(target: Store, keys: list[str]) -> int | None:

@@ -98,12 +98,12 @@ class BoundExtension(Rechunk):
                 if self._has_boxes() and not self._grows:
                     error.add_note(self._mixed())
                 with suppress(Exception):
-                    self._give_up()
+                    self._give_up(held.key)
                 raise
             except BaseException as error:
                 if not began and not self._has_boxes():
                     with suppress(Exception):
-                        self._give_up()
+                        self._give_up(held.key)
                     if is_fault_of_store(error):
                         raise SourceError(f"{self._failed(error)} Nothing was written.") from error
                     raise
@@ -115,7 +115,8 @@ class BoundExtension(Rechunk):
                 flush([store])
                 self._workspace(store).leave()
                 held.retire()
-                workspace.remove()
+                workspace.remove(held.key)
+                held.gone = True
             except Exception as error:
                 if not is_fault_of_store(error):
                     raise
@@ -187,13 +188,13 @@ class BoundExtension(Rechunk):
         for key, value in self.documents.items():
             put_key(store, key, value)
 
-    def _give_up(self) -> None:
+    def _give_up(self, lease: str) -> None:
         if self.complete:
             return
         take_back(self.store)
         with suppress(ResumeMismatchError):
             self._workspace(self.store).leave()
-        Workspace(self.store).remove()
+        Workspace(self.store).remove(lease)
 
     def _failed(self, error: BaseException) -> str:
         return f"the store could not be written: {type(error).__name__}: {error}."

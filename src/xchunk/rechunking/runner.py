@@ -42,8 +42,8 @@ from xchunk.targets.fsync import Confirming, flush
 from xchunk.targets.journal import Header, Journal
 from xchunk.targets.location import FEW, Site
 from xchunk.targets.metadata import TargetArray, TargetMetadata, commit, write_arrays
-from xchunk.targets.ownership import LEASES, forget, lease, sweep_partials
-from xchunk.targets.scratch import MARKER, Workspace, is_lost_mark, make_marker
+from xchunk.targets.ownership import forget, lease, sweep_partials
+from xchunk.targets.scratch import LEASES, MARKER, Workspace, is_lost_mark, make_marker
 
 #: Keys that are looked for before all are listed: where they are all there, so are most others.
 _TRIED = 6
@@ -238,7 +238,7 @@ class Rechunk:
             except BaseException as error:
                 if not began and not self._has_boxes():
                     with suppress(Exception):
-                        site.abandon(home, self.header, existed=existed)
+                        site.abandon(home, self.header, held.key, existed=existed)
                     if is_fault_of_store(error):
                         raise SourceError(f"{_failed(error)} Nothing was copied.") from safe_cause(
                             error
@@ -252,7 +252,7 @@ class Rechunk:
                 flush([final])
                 self._workspace(final).leave()
                 held.retire()
-                site.leave(home)
+                site.leave(home, held.key)
                 held.gone = True
             except Exception as error:
                 if not is_fault_of_store(error):

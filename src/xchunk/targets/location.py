@@ -447,20 +447,20 @@ class Site:
             beside.publish()
         return self.store
 
-    def leave(self, home: Store) -> None:
-        """Take the marks of this run away, and the folder beside."""
+    def leave(self, home: Store, lease: str = "") -> None:
+        """Take the marks of this run away, its lease with them, and the folder beside."""
         if home is not self.store:
-            Workspace(home).remove()
+            Workspace(home).remove(lease)
             _remove_empty(home)
-        Workspace(self.store).remove()
+        Workspace(self.store).remove(lease)
 
-    def abandon(self, home: Store, header: Header, *, existed: bool) -> None:
+    def abandon(self, home: Store, header: Header, lease: str = "", *, existed: bool) -> None:
         """Delete what was made since `occupy`, before any box was written."""
         store = self.working
         if not is_zarr(store):
             self.discard(store, header)
         for place in (store, home):
-            Workspace(place).remove()
+            Workspace(place).remove(lease)
             if not (existed and place is self.store):
                 _remove_empty(place)
 

@@ -32,10 +32,8 @@ from zarr.abc.store import Store
 from xchunk.errors import StageFailedError, TargetExistsError
 from xchunk.stores.adapter import delete_keys, delete_prefix, get_key, has_key, list_prefix, put_key
 from xchunk.stores.stores import describe, local_path, reaching
-from xchunk.targets.scratch import PREFIX
+from xchunk.targets.scratch import LEASES, PREFIX, remove_empty_folders
 
-#: The prefix of the leases of a store.
-LEASES = f"{PREFIX}/lease"
 #: Seconds between two heartbeats.
 BEAT = 10.0
 #: Seconds without a heartbeat after which an owner on another machine may be dead.
@@ -101,26 +99,31 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     @property
-    def _key(self) -> str:
+    def key(self) -> str:
+        """Key of the object that tells of it."""
         return f"{LEASES}/{self._token}.json"
 
     def _beat(self) -> None:
         owner = _Owner.here()
         document = {**vars(owner), "host": socket.gethostname(), "time": time.time()}
-        put_key(self._store, self._key, json.dumps(document).encode())
+        put_key(self._store, self.key, json.dumps(document).encode())
 
     def take(self) -> None:
         """Take the lease, and show signs of life from now on.
 
         - raises `TargetExistsError` if a run that is alive holds it.
         """
-        _HELD.add(self._key)
+        _HELD.add(self.key)
         for attempt in range(_TRIES):
-            self._beat()
-            others = _living(self._store, but=self._key)
+            try:
+                self._beat()
+            except FileNotFoundError:
+                # a run that ended at this moment has deleted the empty folder
+                self._beat()
+            others = _living(self._store, but=self.key)
             if not others:
                 break
-            delete_keys(self._store, [self._key])
+            delete_keys(self._store, [self.key])
             if attempt == _TRIES - 1:
                 raise TargetExistsError(_refusal(self._store, others[0]))
             # the other may have drawn back as well
@@ -132,7 +135,7 @@ class Lease:
         while not self._over.wait(BEAT):
             # a store that fails now and then is tried again long before the lease is lost
             with suppress(Exception):
-                if has_key(self._store, self._key):
+                if has_key(self._store, self.key):
                     self._beat()
 
     def check(self) -> None:
@@ -141,7 +144,7 @@ class Lease:
         - raises `StageFailedError` if another run took it over, because this one was silent for too
           long.
         """
-        if not has_key(self._store, self._key):
+        if not has_key(self._store, self.key):
             raise StageFailedError(
                 f"another run took over {describe(self._store)}, since this one gave no sign of "
                 "life for too long. The target was not committed by this run."
@@ -159,16 +162,17 @@ class Lease:
         try:
             if not self.gone:
                 self._delete()
+                remove_empty_folders(self._store)
         finally:
-            _HELD.discard(self._key)
+            _HELD.discard(self.key)
 
     def _delete(self) -> None:
         try:
-            delete_keys(self._store, [self._key])
+            delete_keys(self._store, [self.key])
         except Exception:
             # other processes must not wait for a run that is over
-            if has_key(self._store, self._key):
-                put_key(self._store, self._key, b"")
+            if has_key(self._store, self.key):
+                put_key(self._store, self.key, b"")
             raise
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,10 @@ MARKER = f"{PREFIX}/marker.json"
 #: Where a store is made that is to replace the one in whose place it lies.
 NEW = f"{PREFIX}/new"
 _MADE_BY = "xchunk"
-_UNFINISHED = re.compile(r"marker\.[0-9a-f]{32}\.partial")
+#: Where runs tell that they are alive.
+LEASES = f"{PREFIX}/lease"
+#: What a run leaves that dies before it has written the marker, or just after it deleted it.
+_MARKS = re.compile(r"marker\.[0-9a-f]{32}\.partial|lease/[0-9a-f]{32}\.json(\.[^/]*)?")
 #: What each byte of a piece of scratch that is missing reads as. Data rarely look like it, so
 #: that few pieces have to be looked up in the store (`refuse_lost_pieces`).
 _LOST = 0xA5
@@ -91,16 +95,14 @@ class Workspace:
 
     @property
     def is_bare(self) -> bool:
-        """Whether a local folder holds at most what a run leaves that dies writing its marker."""
+        """Whether a local folder holds at most what runs leave that never wrote their marker."""
         root = local_path(self.store)
         if root is None or not root.is_dir() or root.is_symlink():
             return root is not None and not root.exists()
         inside = root / PREFIX
         if any(path != inside for path in root.iterdir()) or inside.is_symlink():
             return False
-        return not inside.exists() or (
-            inside.is_dir() and all(_UNFINISHED.fullmatch(path.name) for path in inside.iterdir())
-        )
+        return not inside.exists() or (inside.is_dir() and _holds_marks_only(inside))
 
     def create(self, **facts: Any) -> None:
         """Write the marker, before anything else of the run.
@@ -120,14 +122,14 @@ class Workspace:
         put_durably(self.store, MARKER, make_marker(**facts))
 
     def _holds_others(self) -> bool:
-        """Return whether something lies below the prefix that is not a marker half written."""
+        """Return whether something lies below the prefix that no run leaves without a marker."""
         root = local_path(self.store)
         if root is None:
             return holds_any(self.store, PREFIX)
         inside = root / PREFIX
         if inside.is_symlink() or not inside.is_dir():
             return os.path.lexists(inside)
-        return not all(_UNFINISHED.fullmatch(path.name) for path in inside.iterdir())
+        return not _holds_marks_only(inside)
 
     def scratch_array(
         self,
@@ -198,22 +200,41 @@ class Workspace:
             for path in made:
                 path.rmdir()
 
-    def remove(self) -> None:
-        """Delete all that is ours, the marker last; does nothing where the marker is not ours."""
+    def remove(self, lease: str = "") -> None:
+        """Delete all that is ours, the marker last; does nothing where the marker is not ours.
+
+        - ``lease``: the key of the caller's own lease. That of another run, which may be about to
+          begin, is not touched.
+        """
         with asking_once():
             ask_ahead(self.store, [MARKER], folders=[NEW])
             if self.read_marker() is None:
                 return
             self.remove_new()
-        delete_prefix(self.store, *(f"{PREFIX}/{name}" for name in ("scratch", "journal", "lease")))
+        delete_prefix(self.store, f"{PREFIX}/scratch", f"{PREFIX}/journal")
+        if lease:
+            # the next run begins when the lease is gone, and nothing else is to be deleted then
+            delete_keys(self.store, [lease])
         delete_keys(self.store, [MARKER])
         root = local_path(self.store)
         if root is not None:
             for path in (root / PREFIX).glob("marker.*.partial"):
                 path.unlink()
-            # what somebody else put there stays, and its folder with it
+        remove_empty_folders(self.store)
+
+
+def remove_empty_folders(store: Store) -> None:
+    """Delete our folders on a local disk, if nothing is in them: no lease, nothing of others."""
+    root = local_path(store)
+    if root is not None:
+        for folder in (LEASES, PREFIX):
             with suppress(OSError):
-                (root / PREFIX).rmdir()
+                (root / folder).rmdir()
+
+
+def _holds_marks_only(folder: Path) -> bool:
+    files = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return all(_MARKS.fullmatch(path.relative_to(folder).as_posix()) for path in files)
 
 
 @cache
