@@ -6,6 +6,7 @@ file over what is built in.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -244,6 +245,16 @@ target = options(
 
 def open_given(out: Output, given: Mapping[str, Any], **kwargs: Any) -> Any:
     """Open the source that the options of `source` name, with the encodings that are wanted."""
+    # Python's search for unused cycles looks at all that is made, and modules are not unused: it
+    # takes a tenth of the time until they are loaded and the source is open
+    gc.disable()
+    try:
+        return _open(out, given, **kwargs)
+    finally:
+        gc.enable()
+
+
+def _open(out: Output, given: Mapping[str, Any], **kwargs: Any) -> Any:
     from xchunk.opening.dataset import open_named
 
     wanted = encodings_of(given.get("encoding", ()))

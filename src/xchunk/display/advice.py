@@ -95,9 +95,10 @@ def suggestion(
     )
 
 
-def advised(v: VariableSuggestion) -> Card:
+def variable_suggestion(v: VariableSuggestion) -> Document:
     """What to do with one variable, and why."""
-    return _advised(v, None, drawn=Drawn(lambda: _before_and_after(v, ())))
+    card = _advised(v, None, drawn=Drawn(lambda: _before_and_after(v, ())))
+    return card.alone("xchunk suggestion")
 
 
 # ---- in short -----------------------------------------------------------------------------

@@ -139,6 +139,11 @@ class Card(Block):
         """What stands at the end of its first line."""
         return "  ".join(filter(None, (self.tag, *self.facts)))
 
+    def alone(self, title: str) -> Document:
+        """Return one part of a report as a report of its own."""
+        right = "  ".join(filter(None, (self.level, self.right)))
+        return Document(title, f"of {self.name}", right, (self.aside,), self.body, is_part=True)
+
 
 @dataclass(frozen=True)
 class Many(Block):

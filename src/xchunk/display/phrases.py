@@ -7,15 +7,18 @@ import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from xchunk.core.grid import Grid
 from xchunk.core.layout import ArrayLayout, StoredPart
 from xchunk.core.memory import PAUSE, SPILL, TARGET, TERMINATE, MemoryBudget
 from xchunk.core.suggest.access import PRESETS, AccessPattern, parse_access
-from xchunk.core.suggest.suggestion import VariableSuggestion
 from xchunk.core.units import format_bytes, format_count
 from xchunk.display.shapes import placed
 from xchunk.errors import InvalidChunksError
+
+if TYPE_CHECKING:
+    from xchunk.core.suggest.suggestion import VariableSuggestion
 
 #: What each action means, in a few words.
 ACTIONS = {

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from xchunk.core.cost import FAR, MeasuredRates
 from xchunk.core.grid import Grid
-from xchunk.core.layout import ArrayLayout
-from xchunk.core.memory import MemoryBudget
-from xchunk.core.plan.stages import ArrayPlan, RechunkPlan, Stage
-from xchunk.core.reports.comparison import RechunkComparison
-from xchunk.core.reports.graph import GraphReport, Layer
-from xchunk.core.reports.rules import CheckReport, Finding
-from xchunk.core.reports.workload import Prediction
-from xchunk.core.shown import Shown
-from xchunk.core.suggest.suggestion import VariableSuggestion
 from xchunk.core.units import format_bytes, format_count, format_seconds
 from xchunk.display import drawing
-from xchunk.display.advice import advised, suggestion
 from xchunk.display.document import (
     Bar,
     Block,
@@ -40,7 +30,6 @@ from xchunk.display.document import (
     Paragraph,
     Table,
 )
-from xchunk.display.observed import diagnosis, observation
 from xchunk.display.phrases import (
     MARKS,
     SMALL,
@@ -68,6 +57,14 @@ from xchunk.display.phrases import (
 
 if TYPE_CHECKING:
     from xchunk.batching.run import BatchReport, JobResult
+    from xchunk.core.layout import ArrayLayout
+    from xchunk.core.memory import MemoryBudget
+    from xchunk.core.plan.stages import ArrayPlan, RechunkPlan, Stage
+    from xchunk.core.reports.comparison import RechunkComparison
+    from xchunk.core.reports.graph import GraphReport, Layer
+    from xchunk.core.reports.rules import CheckReport, Finding
+    from xchunk.core.reports.workload import Prediction
+    from xchunk.core.shown import Shown
     from xchunk.rechunking.clean import Cleaning
     from xchunk.rechunking.verify import Proof
     from xchunk.sources.layouts import LayoutReport
@@ -80,23 +77,27 @@ __all__ = [
     "check",
     "cleaning",
     "comparison",
-    "diagnosis",
     "document",
     "finding",
     "graph",
     "layout",
     "layouts",
-    "observation",
     "plan",
     "prediction",
     "proof",
     "rates",
-    "suggestion",
-    "variable_suggestion",
 ]
 
 #: What is read, by which tasks, and what is written.
 Arrow: TypeAlias = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+#: Views that are in modules of their own.
+ELSEWHERE = {
+    "suggestion": "xchunk.display.advice",
+    "variable_suggestion": "xchunk.display.advice",
+    "diagnosis": "xchunk.display.observed",
+    "observation": "xchunk.display.observed",
+}
 
 #: Variables that are drawn.
 DRAWN = 3
@@ -104,14 +105,10 @@ DRAWN = 3
 
 def document(report: Shown, **view: Any) -> Document:
     """Return what a result says, by the view that its class names, with that view's options."""
-    found: Document = getattr(sys.modules[__name__], report.shown_as)(report, **view)
+    # a module more is loaded with what it shows, and not with every report
+    module = import_module(ELSEWHERE.get(report.shown_as, __name__))
+    found: Document = getattr(module, report.shown_as)(report, **view)
     return found
-
-
-def _alone(title: str, card: Card) -> Document:
-    """One part of a report as a report of its own."""
-    right = "  ".join(filter(None, (card.level, card.right)))
-    return Document(title, f"of {card.name}", right, (card.aside,), card.body, is_part=True)
 
 
 # ---- how it is stored ---------------------------------------------------------------------
@@ -168,7 +165,8 @@ def _uses_drawn(a: ArrayLayout, arrays: Sequence[ArrayLayout]) -> list[Figure | 
 def layout(a: ArrayLayout) -> Document:
     """How one variable is stored."""
     drawn = Drawn(lambda: _uses_drawn(a, (a,)))
-    return _alone("xchunk layout", Card(a.name, [*_stored(a), drawn], facts=_stored_card(a).facts))
+    card = Card(a.name, [*_stored(a), drawn], facts=_stored_card(a).facts)
+    return card.alone("xchunk layout")
 
 
 def layouts(
@@ -284,11 +282,6 @@ def budget(b: MemoryBudget) -> Document:
     return Document("xchunk memory budget", body=body)
 
 
-def variable_suggestion(v: VariableSuggestion) -> Document:
-    """What to do with one variable, and why."""
-    return _alone("xchunk suggestion", advised(v))
-
-
 #: What each family of plans does.
 _FAMILIES = {
     "direct": "source to target in one stage",
@@ -367,7 +360,7 @@ def _flow(array: ArrayPlan) -> list[Figure | None]:
 
 def array_plan(array: ArrayPlan) -> Document:
     """What a rechunk does with one variable."""
-    return _alone("xchunk plan", _planned(array))
+    return _planned(array).alone("xchunk plan")
 
 
 def _planned_table(groups: Sequence[Sequence[ArrayPlan]]) -> Table:
@@ -454,7 +447,7 @@ def _found(f: Finding) -> Card:
 
 def finding(f: Finding) -> Document:
     """One finding of a check."""
-    return _alone("xchunk finding", _found(f))
+    return _found(f).alone("xchunk finding")
 
 
 def check(report: CheckReport) -> Document:

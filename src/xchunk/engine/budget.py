@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dask
-
 from xchunk.core.memory import TARGET, TERMINATE, MemoryBudget
 from xchunk.core.types import ByteSize
 from xchunk.core.units import format_bytes, parse_bytes
@@ -384,11 +382,14 @@ def _answer(dask_worker: Any) -> tuple[float, int]:
 
 def _own_fraction() -> float:
     """The part of the limit that dask is configured to use here; False means never to spill."""
+    import dask.config
+
     return float(dask.config.get(_FRACTION, TARGET) or TARGET)
 
 
 def local_threads() -> int:
     """Count the threads that dask's local scheduler would use."""
+    import dask.config
     from dask.system import CPU_COUNT
 
     return int(dask.config.get("num_workers", None) or CPU_COUNT)

@@ -9,9 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import dask
-from dask.utils import parse_timedelta
-
 from xchunk.core.units import format_bytes
 from xchunk.errors import ClusterError, XchunkWarning
 
@@ -64,6 +61,9 @@ def workers_of(client: Client) -> dict[str, Any]:
     found = _known_workers(client)
     if found:
         return found
+    import dask.config
+    from dask.utils import parse_timedelta
+
     limit = parse_timedelta(dask.config.get(_WAIT, _PATIENCE))
     warnings.warn(
         f"the cluster has no worker yet, and without one its memory is not known: waiting up to "

@@ -18,17 +18,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import xarray as xr
 
 from xchunk.core.cost import Rates
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.suggest.suggestion import Suggestion, VariableSuggestion, suggest_dataset
 from xchunk.core.types import Access, ByteSize, DimChunk
 from xchunk.core.units import format_seconds
-from xchunk.engine.budget import detect_budget
-from xchunk.engine.cluster import current_client
 from xchunk.errors import ExcessiveIOWarning, InvalidChunksError, SourceError, XchunkWarning
 from xchunk.opening.combine import FindChunks, Opened, join_files, open_alike
 from xchunk.opening.formats import open_groups, open_source
@@ -36,6 +33,9 @@ from xchunk.opening.groups import by_position, group_edges
 from xchunk.rechunking.lazy import chunk_lazily, threads_note
 from xchunk.rechunking.options import nearest_keyword
 from xchunk.sources.layouts import read_layouts
+
+if TYPE_CHECKING:
+    from xchunk.core.suggest.suggestion import Suggestion, VariableSuggestion
 
 _MAGIC = ("*", "?", "[")
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs", ".zarray")
@@ -371,6 +371,10 @@ class Wish:
 
     def suggest(self, ds: xr.Dataset, layouts: Sequence[ArrayLayout]) -> Suggestion:
         """Suggest chunks for one Dataset."""
+        from xchunk.core.suggest.suggestion import suggest_dataset
+        from xchunk.engine.budget import detect_budget
+        from xchunk.engine.cluster import current_client
+
         own = dict(self.pattern)
         groups = group_edges([ds], groupby=own.pop("groupby"), resample=own.pop("resample"))
         return suggest_dataset(

@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from xchunk.core.cost import Rates
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.suggest.suggestion import Suggestion, VariableSuggestion, suggest_dataset
 from xchunk.core.types import Access, ByteSize
-from xchunk.engine.budget import detect_budget
-from xchunk.engine.cluster import current_client
 from xchunk.errors import ExcessiveIOWarning, InvalidChunksError, XchunkWarning
 from xchunk.opening.formats import open_groups
 from xchunk.rechunking.lazy import chunk_lazily, threads_note
 from xchunk.sources.layouts import read_layouts
+
+if TYPE_CHECKING:
+    from xchunk.core.suggest.suggestion import Suggestion, VariableSuggestion
 
 
 def by_position(access: Any, datasets: Sequence[xr.Dataset]) -> Any:
@@ -221,6 +221,8 @@ def suggest_groups(
       it.
     - raises `InvalidChunksError` if no group has what the use is about.
     """
+    from xchunk.core.suggest.suggestion import suggest_dataset
+
     found: dict[str, VariableSuggestion] = {}
     first: Suggestion | None = None
     failed: InvalidChunksError | None = None
@@ -338,6 +340,9 @@ def open_datatree(
     >>> tree["t2m"].chunks is None
     False
     """
+    from xchunk.engine.budget import detect_budget
+    from xchunk.engine.cluster import current_client
+
     if "chunks" in open_kwargs:
         raise InvalidChunksError(
             "open_datatree finds the chunks itself. To give them, use "

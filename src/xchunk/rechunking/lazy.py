@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from xchunk.core.grid import Grid
-from xchunk.core.layout import ArrayLayout
 from xchunk.core.plan.stages import EXCESS, EXCESS_BYTES
-from xchunk.core.suggest.suggestion import Suggestion
 from xchunk.core.units import format_bytes
 from xchunk.errors import ExcessiveIOWarning, XchunkWarning
 from xchunk.sources.foreign import refuse_in_blocks
+
+if TYPE_CHECKING:
+    from xchunk.core.layout import ArrayLayout
+    from xchunk.core.suggest.suggestion import Suggestion
 
 
 def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.Dataset:

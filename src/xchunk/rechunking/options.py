@@ -14,15 +14,15 @@ from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from xchunk.core.cost import Rates
 from xchunk.core.memory import MemoryBudget
-from xchunk.core.plan.stages import Limits
-from xchunk.core.types import Access, ByteSize, EngineName, ZarrFormat
 from xchunk.core.units import parse_bytes
 from xchunk.errors import EncodingError, InvalidChunksError
 
 if TYPE_CHECKING:
+    from xchunk.core.cost import Rates
+    from xchunk.core.plan.stages import Limits
     from xchunk.core.suggest.suggestion import Suggestion
+    from xchunk.core.types import Access, ByteSize, EngineName, ZarrFormat
 
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C")
