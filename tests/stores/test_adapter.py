@@ -1,13 +1,17 @@
-"""Coroutines in the thread of a task."""
+"""Coroutines in the thread of a task, and keys of local stores."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+from zarr.storage import LocalStore
 
+from xchunk.stores.adapter import files_below, list_prefix, put_key
 from xchunk.stores.chunk_objects import is_free, run_here
 
 
@@ -45,3 +49,29 @@ def test_a_thread_whose_loop_runs_is_not_free() -> None:
 
     assert is_free()
     assert not asyncio.run(inside())
+
+
+def test_few_keys_are_listed_without_a_look_at_all_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+    for i in range(40):
+        put_key(store, f"v/c/{i}/0", b"chunk")
+    looked = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(path) or real(path))
+    assert len(list_prefix(store, "v/", limit=3)) == 3
+    assert len(looked) <= 5
+    assert sorted(list_prefix(store, "")) == sorted(f"v/c/{i}/0" for i in range(40))
+    assert list_prefix(store, "w/") == []
+
+
+def test_links_to_files_are_keys_and_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/0").touch()
+    (tmp_path / "s/c").mkdir(parents=True)
+    (tmp_path / "s/c/1").symlink_to(tmp_path / "elsewhere/0")
+    (tmp_path / "s/c/2").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "s/d").symlink_to(tmp_path / "elsewhere")
+    assert list_prefix(LocalStore(tmp_path / "s"), "") == ["c/1"]
+    assert list(files_below(str(tmp_path / "s"))) == []

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import itertools
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -360,7 +362,32 @@ def list_prefix(store: Store, prefix: str, limit: int | None = None) -> list[str
     return _asked(store, f"list {limit}", prefix, lambda: wait_for(_listed(store, prefix, limit)))
 
 
+def files_below(folder: str, *, deep: bool = True, links: bool = False) -> Iterator[str]:
+    """Yield the paths of the files in a folder as they are found.
+
+    They are many, so that no objects are made of them, and who needs the first ones only does not
+    wait for the rest.
+
+    - ``deep``: whether those of its folders are files of it.
+    - ``links``: whether links to files are. Links to folders are never followed.
+    """
+    # another run may have deleted the folder by now
+    with suppress(OSError), os.scandir(folder) as found:
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                if deep:
+                    yield from files_below(entry.path, links=links)
+            elif (links or not entry.is_symlink()) and entry.is_file():
+                yield entry.path
+
+
 async def _listed(store: Store, prefix: str, limit: int | None) -> list[str]:
+    if type(store) is LocalStore:
+        # zarr looks at every file before it gives the first one: half a minute for a million
+        root = str(store.root)
+        files = files_below(str(store.root / prefix), links=True)
+        start = len(root.rstrip(os.sep)) + 1
+        return [f[start:].replace(os.sep, "/") for f in itertools.islice(files, limit)]
     own = store.path.strip("/") if isinstance(store, FsspecStore) else None
     keys: list[str] = []
     async for key in store.list_prefix(prefix):

@@ -30,7 +30,15 @@ from typing import Any
 from zarr.abc.store import Store
 
 from xchunk.errors import StageFailedError, TargetExistsError
-from xchunk.stores.adapter import delete_keys, delete_prefix, get_key, has_key, list_prefix, put_key
+from xchunk.stores.adapter import (
+    delete_keys,
+    delete_prefix,
+    files_below,
+    get_key,
+    has_key,
+    list_prefix,
+    put_key,
+)
 from xchunk.stores.stores import describe, local_path, reaching
 from xchunk.targets.scratch import LEASES, PREFIX, remove_empty_folders
 
@@ -330,22 +338,7 @@ def _list(store: Store, path: str, *, deep: bool = True) -> list[str]:
     if _has_link(root, path) or not start.is_dir():
         return []
     above = len(str(root).rstrip(os.sep)) + 1
-    return sorted(path[above:].replace(os.sep, "/") for path in _files(str(start), deep=deep))
-
-
-def _files(folder: str, *, deep: bool) -> Iterator[str]:
-    """Yield the paths of files, which are many, so that they are not made objects of; no links."""
-    try:
-        with os.scandir(folder) as found:
-            entries = [e for e in found if not e.is_symlink()]
-    except OSError:
-        # another run may have deleted it by now
-        return
-    for entry in entries:
-        if not entry.is_dir(follow_symlinks=False):
-            yield entry.path
-        elif deep:
-            yield from _files(entry.path, deep=True)
+    return sorted(path[above:].replace(os.sep, "/") for path in files_below(str(start), deep=deep))
 
 
 def _has_link(root: Path, path: str) -> bool:
