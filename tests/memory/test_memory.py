@@ -220,3 +220,26 @@ def test_joined_files_stay_within_the_budget(
     assert found["projected"] <= max_mem
     stored = zarr.open_group(target, mode="r")["v"][:]
     assert stored.tobytes() == b"".join(values[part].tobytes() for part in parts)
+
+
+@pytest.mark.slow
+@pytest.mark.memory
+@pytest.mark.subprocess
+@pytest.mark.parametrize("kind", ["from many", "to many"])
+def test_very_many_small_chunks_stay_within_the_budget(kind: str, tmp_path: Path) -> None:
+    """What is held for each chunk would soon be more than the chunks."""
+    n, max_mem, target = 120_000, 12_000_000, tmp_path / "target.zarr"
+    values = np.arange(n, dtype="i4")
+    values[::3] = 0
+    group = zarr.open_group(tmp_path / "source.zarr", mode="w")
+    group.create_array(
+        "v", shape=(n,), chunks=(1 if kind == "from many" else n,), dtype="i4", fill_value=0,
+        compressors=None, filters=None, dimension_names=("t",),
+    )[:] = values  # fmt: skip
+    child = CHILD.with_name("tiny_child.py")
+    length = n // 10 if kind == "from many" else 1
+    args = [sys.executable, child, tmp_path / "source.zarr", target, max_mem, length]
+    done = subprocess.run(list(map(str, args)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["grown"] <= max_mem
+    assert zarr.open_group(target, mode="r")["v"][:].tobytes() == values.tobytes()

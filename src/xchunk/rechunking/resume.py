@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -171,37 +172,35 @@ def _file_facts(ref: FileRef) -> dict[str, Any]:
 
 
 def _stamp_of_files(folder: Path) -> str:
-    """Digest names, sizes and times of the files below a folder."""
-    state = hashlib.sha256()
+    """Digest names, sizes and times of the files below a folder, in whatever order they come."""
+    total = 0
     for number, text in enumerate(_stamps(folder, files=True)):
         if number >= _MOST_FILES:
+            # a file that is written anew changes the time of its folder, as zarr writes it
+            total = sum(map(_number, _stamps(folder, files=False)))
             break
-        state.update(text.encode(errors="surrogateescape"))
-    else:
-        return state.hexdigest()
-    state = hashlib.sha256()
-    for text in _stamps(folder, files=False):
-        # a file that is written anew changes the time of its folder, as zarr writes it
-        state.update(text.encode(errors="surrogateescape"))
-    return state.hexdigest()
+        total += _number(text)
+    return hashlib.sha256(str(total).encode()).hexdigest()
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest())
 
 
 def _stamps(folder: Path, *, files: bool) -> Iterator[str]:
     stack = [str(folder)]
     while stack:
         here = stack.pop()
-        try:
-            entries = sorted(os.scandir(here), key=lambda e: e.name)
+        # one by one: a folder may hold a million, which sorted would take half a gigabyte
+        with suppress(OSError), os.scandir(here) as entries:
             if not files:
                 yield f"{here}\0{os.stat(here).st_mtime_ns}\0"  # noqa: PTH116 - a string
-        except OSError:
-            continue
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                stack.append(entry.path)
-            elif files:
-                stat = entry.stat()
-                yield f"{entry.path}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    stack.append(entry.path)
+                elif files:
+                    stat = entry.stat()
+                    yield f"{entry.path}\0{stat.st_size}\0{stat.st_mtime_ns}\0"
 
 
 #: What a detected budget may be smaller than that of the run that is resumed: a process is not

@@ -214,32 +214,41 @@ def write_units(
     if not suspects.any():
         _write(array, tuple(region), values, files)
         return heads.size
-    units: list[tuple[tuple[slice, ...], NDArray[Any]]] = []
     empty: list[str] = []
-    for index in np.ndindex(*heads.shape):
-        local = tuple(
-            slice(i * u, min((i + 1) * u, n))
-            for i, u, n in zip(index, unit, values.shape, strict=True)
-        )
-        part = values[local]
-        if suspects[index] and _equals_fill(part, fill).all():
-            if delete_empty:
-                at = [(r.start + s.start) // u for r, s, u in zip(region, local, unit, strict=True)]
-                key = array.metadata.encode_chunk_key(tuple(at))
-                empty.append(f"{array.path}/{key}")
-            continue
-        place = tuple(
-            slice(r.start + s.start, r.start + s.stop) for r, s in zip(region, local, strict=True)
-        )
-        units.append((place, part))
-    if empty:
-        delete_keys(array.store, empty)
+    count = 0
+
+    def units() -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+        """Yield what is to be written; units may be so many that a list would outgrow them."""
+        nonlocal count
+        for index in np.ndindex(*heads.shape):
+            local = tuple(
+                slice(i * u, min((i + 1) * u, n))
+                for i, u, n in zip(index, unit, values.shape, strict=True)
+            )
+            part = values[local]
+            if suspects[index] and _equals_fill(part, fill).all():
+                if delete_empty:
+                    places = zip(region, local, unit, strict=True)
+                    at = [(r.start + s.start) // u for r, s, u in places]
+                    key = array.metadata.encode_chunk_key(tuple(at))
+                    empty.append(f"{array.path}/{key}")
+                continue
+            count += 1
+            yield (
+                tuple(
+                    slice(r.start + s.start, r.start + s.stop)
+                    for r, s in zip(region, local, strict=True)
+                ),
+                part,
+            )
+
     if isinstance(files, ChunkObjects) and values.dtype == array.dtype and files.takes(region):
-        files.write_all(units)
+        files.write_all(units())
     else:
-        for place, part in units:
+        for place, part in units():
             _write(array, place, part, files)
-    return len(units)
+    delete_keys(array.store, empty)
+    return count
 
 
 def _equals_fill(values: NDArray[Any], fill: Any) -> NDArray[np.bool_]:

@@ -17,7 +17,6 @@ box. Files and metadata are zarr's, so that either way reads what the other has 
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import os
 import uuid
@@ -44,6 +43,8 @@ UNDECODABLE = (ValueError, RuntimeError, EOFError, OSError, zlib.error)
 #: Bytes that are gathered, summed and written together, or read and summed: they stay in the
 #: processor's cache from one of these steps to the next.
 _AT_ONCE = 512 * 1024
+#: Parts of a region along one dim that are listed once, and not again and again.
+_FEW = 10_000
 
 
 #: Encoded bytes, of a chunk or a part of it.
@@ -62,18 +63,27 @@ class Part(NamedTuple):
 
 
 def parts_of(region: Sequence[slice], chunks: Sequence[int]) -> Iterator[tuple[Part, ...]]:
-    """List the chunks that a region touches, in C order."""
-    along = []
-    for r, c in zip(region, chunks, strict=True):
-        found = []
-        for index in range(r.start // c, math.ceil(r.stop / c)):
-            start, stop = max(r.start, index * c), min(r.stop, (index + 1) * c)
-            if start >= stop:
-                continue
+    """Yield the chunks that a region touches, in C order.
+
+    Where they are very many along a dim they are not listed: that would take more memory than the
+    region, of small chunks.
+    """
+    if not region:
+        yield ()
+        return
+    own = region[-1], chunks[-1]
+    few = [*_along(*own)] if (own[0].stop - own[0].start) // own[1] < _FEW else None
+    for outer in parts_of(region[:-1], chunks[:-1]):
+        for part in few or _along(*own):
+            yield (*outer, part)
+
+
+def _along(r: slice, c: int) -> Iterator[Part]:
+    for index in range(r.start // c, math.ceil(r.stop / c)):
+        start, stop = max(r.start, index * c), min(r.stop, (index + 1) * c)
+        if start < stop:
             here = slice(start - r.start, stop - r.start)
-            found.append(Part(index, here, slice(start - index * c, stop - index * c)))
-        along.append(found)
-    return itertools.product(*along)
+            yield Part(index, here, slice(start - index * c, stop - index * c))
 
 
 def is_in_files(store: Store) -> bool:
@@ -220,10 +230,11 @@ def put_file(
                 _write_all(file, data)
             if not temporary:
                 _send_to_disk(file)
-        Path(partial).replace(path)
+        # Python 3.12 never frees the text of a pathlib path, and the name is another each time
+        os.replace(partial, path)  # noqa: PTH105
     except BaseException:
         with suppress(OSError):
-            Path(partial).unlink(missing_ok=True)
+            os.unlink(partial)  # noqa: PTH108
         raise
 
 

@@ -311,11 +311,11 @@ def _is_array_path(path: str) -> bool:
     return not path or is_safe_path(path)
 
 
-def _below(store: Store, path: str) -> list[str]:
-    """List the keys below an array; our own folder is no part of one that is all of its store."""
+def _below(store: Store, path: str) -> Iterable[str]:
+    """Yield the keys below an array; our own folder is no part of one that is all of its store."""
     if path:
         return _list(store, path)
-    return [key for key in _list(store, "") if not key.startswith(f"{PREFIX}/")]
+    return (key for key in _list(store, "") if not key.startswith(f"{PREFIX}/"))
 
 
 def _is_part(key: str, folder: str) -> bool:
@@ -325,10 +325,11 @@ def _is_part(key: str, folder: str) -> bool:
 
 def owned_below(store: Store, prefix: str) -> list[str]:
     """List all keys below a prefix that is ours as a whole."""
-    return _list(store, prefix)
+    return sorted(_list(store, prefix))
 
 
-def _list(store: Store, path: str, *, deep: bool = True) -> list[str]:
+def _list(store: Store, path: str, *, deep: bool = True) -> Iterable[str]:
+    # files are yielded as they are found: an array may have millions
     root = local_path(store)
     if root is None:
         keys = list_prefix(store, f"{path}/" if path else "")
@@ -338,7 +339,7 @@ def _list(store: Store, path: str, *, deep: bool = True) -> list[str]:
     if _has_link(root, path) or not start.is_dir():
         return []
     above = len(str(root).rstrip(os.sep)) + 1
-    return sorted(path[above:].replace(os.sep, "/") for path in files_below(str(start), deep=deep))
+    return (path[above:].replace(os.sep, "/") for path in files_below(str(start), deep=deep))
 
 
 def _has_link(root: Path, path: str) -> bool:
