@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import uuid
@@ -108,11 +109,12 @@ def present_chunks(ref: ZarrRef) -> tuple[Grid, NDArray[np.int64]] | None:
         return None
     found = list_prefix(ref.store, prefix, limit=min(_MOST, grid.count + _TRIED) + 100)
     document = f"{prefix}{'zarr.json' if ref.zarr_format == 3 else '.zarray'}"
-    if len(found) >= _MOST or not {document, *there} <= set(found):
+    if len(found) >= _MOST or {document, *there}.difference(found):
         # a list that misses what is there would lose data
         return None
-    indices = [at for key in found if (at := _index(key.removeprefix(prefix), grid)) is not None]
-    return grid, np.array(indices, dtype=np.int64).reshape(len(indices), len(grid.axes))
+    places = (_index(key.removeprefix(prefix), grid) for key in found)
+    indices = np.fromiter(itertools.chain.from_iterable(p for p in places if p), dtype=np.int64)
+    return grid, indices.reshape(-1, len(grid.axes))
 
 
 def lists_all(store: Store) -> bool:
