@@ -73,8 +73,11 @@ class ChunkingAccessor(Generic[T]):
         (1, 40, 80)
         """
         from xchunk.sources.layouts import read_layouts
+        from xchunk.targets.append.existing import warn_of_half_written
 
-        return read_layouts(self._groups(), count=count)
+        groups = self._groups()
+        warn_of_half_written(groups)
+        return read_layouts(groups, count=count)
 
     def budget(
         self, memory: ByteSize | MemoryBudget | None = None, max_mem: ByteSize | None = None

@@ -570,6 +570,14 @@ def test_a_region_that_is_stopped(
     assert inside.any()
     assert not inside.all()
     assert "in place" in str(xchunk.clean(store))
+    mixed = xr.open_zarr(store, chunks=None)
+    for look in (mixed.chunking.layout, mixed.chunking.check):
+        with pytest.warns(xchunk.XchunkWarning, match="old and new values side by side"):
+            look()
+    with pytest.warns(xchunk.XchunkWarning, match="old and new values side by side"):
+        mixed.chunking.plan({"time": -1}, store="other.zarr", max_mem="100MB")
+    with pytest.raises(xchunk.TargetExistsError, match="Nothing was deleted"):
+        xchunk.clean(store, dry_run=False)
     with pytest.raises(xchunk.ResumeMismatchError, match="unfinished"):
         weather(240, 250).chunking.append(store, dim="time", **QUIET)
     plan = new.chunking.plan_region(store, region=REGION, **small)

@@ -125,6 +125,21 @@ done(ds.chunking.layout()["b"].reader, same and bool(np.isnan(right).any()), sai
     assert ("no _FillValue" in said) == (chunks is not None)
 
 
+def test_values_that_are_not_decoded_are_noted() -> None:
+    notes, shown, read = child(
+        """
+write("a.tif", nodata=None, scale=0.5, offset=1)
+da = rioxarray.open_rasterio("a.tif", masked=True, chunks={"y": 64, "x": 128})
+ds = da.to_dataset(name="b")
+plan = ds.chunking.plan({"y": 100, "x": 100}, store="out.zarr", max_mem="100MB")
+rechunk(ds)
+done(list(plan.notes), float(da.values.flat[0]), float(xr.open_zarr("out.zarr").b.values.flat[0]))
+"""
+    )
+    assert read == shown * 0.5 + 1
+    assert any("readers decode them by its attributes" in note for note in notes)
+
+
 def test_a_band_of_several() -> None:
     (form,) = child("""
 values = write("a.tif")

@@ -63,6 +63,15 @@ def test_what_may_be_of_the_data(name: str) -> None:
     assert without_stale(fresh) == (fresh, [])
 
 
+@pytest.mark.parametrize("key", ["scales", "offsets"])
+def test_what_differs_between_bands_is_no_packing(key: str) -> None:
+    # as rioxarray leaves it: the values are decoded, and no encoding tells how
+    encoding = {"dtype": np.dtype("i2"), "add_offset": 0.0, key: (0.5, 1.0), **READ}
+    found, notes = without_stale(xr.Variable("x", np.array([0.5, 1.0]), {}, encoding), read=True)
+    assert "dtype" not in found.encoding
+    assert "as they are, as float64" in notes[0]
+
+
 @pytest.mark.parametrize("shown", ["f8", "i4"])
 def test_what_was_read_and_is_narrowed_is_a_wish(shown: str) -> None:
     variable = xr.Variable("x", np.zeros(3, dtype=shown), {}, {"dtype": np.dtype("f4"), **READ})

@@ -39,7 +39,9 @@ CASES: dict[str, tuple[list[Any], dict[str, Any], str | None]] = {
     ),
     "no fill value for NaN": ([5.0, N], {**PACKED, "_FillValue": None}, "there is no _FillValue"),
     "only NaN, no fill value": ([N, N], {"dtype": "i4"}, "there is no _FillValue"),
-    "unpacked integers of floats": ([1.0, 2.4], {"dtype": "i4"}, None),
+    "unpacked integers of floats": ([1.0, 2.4, 4.0], {"dtype": "i4"}, "2.4 does not fit"),
+    "whole numbers, packed by nothing": ([1.0, 2.0, 4.0], {"dtype": "i4"}, None),
+    "integers with a scale of one": ([1.0, 2.4], {"dtype": "i4", "scale_factor": 1.0}, None),
     "unpacked integers of NaN": ([1.0, N], {"dtype": "i4"}, "there is no _FillValue"),
     "unpacked integers, filled": ([1.0, N], {"dtype": "i4", "_FillValue": -1}, None),
     "unpacked integers that collide": (

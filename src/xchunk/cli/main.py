@@ -604,9 +604,14 @@ def verify(out: Output, /, **given: Any) -> None:
 )
 @click.argument("target", type=place)
 @click.option("--delete", is_flag=True, help="Delete what is listed; it is not done otherwise.")
+@click.option(
+    "--mixed",
+    is_flag=True,
+    help="Delete the mark of a half-written region too; TARGET keeps old and new values.",
+)
 @options(storage_option, common)
 @click.pass_obj
-def clean(out: Output, /, target: str, delete: bool, storage: tuple[str, ...]) -> None:
+def clean(out: Output, /, target: str, delete: bool, mixed: bool, storage: tuple[str, ...]) -> None:
     """List what a rechunk that was stopped has left at TARGET, or delete it.
 
     Only objects that xchunk wrote are counted and deleted: chunks and metadata of an unfinished
@@ -617,15 +622,18 @@ def clean(out: Output, /, target: str, delete: bool, storage: tuple[str, ...]) -
 
     options = pairs(storage)
     out.secrets.learn(options)
-    done = delete_ours(target, dry_run=not delete, storage_options=options)
+    done = delete_ours(target, dry_run=not delete, mixed=mixed, storage_options=options)
     steps: list[Block] = []
     if not delete and (done.keys or done.repaired):
         steps = [
             Paragraph(
-                "The command that began it resumes it. To delete these objects instead, and "
+                "The command that began it finishes it, and nothing else does. To delete the mark "
+                "that tells of it, and leave old and new values side by side:"
+                if done.mixed
+                else "The command that began it resumes it. To delete these objects instead, and "
                 "nothing else:"
             ),
-            Code(f"xchunk clean {shlex.quote(target)} --delete"),
+            Code(f"xchunk clean {shlex.quote(target)} --delete{' --mixed' * done.mixed}"),
         ]
     out.report("clean", done, steps=steps)
 

@@ -36,6 +36,7 @@ from xchunk.sources.provenance import why_misread
 from xchunk.sources.refs import FileRef, StoredInfo, ones_of
 from xchunk.sources.trace import trace
 from xchunk.stores.stores import describe, open_store
+from xchunk.targets.append.existing import warn_of_half_written
 
 #: Bytes in memory up to which values are looked at, to see whether they fit their packing.
 _LOOKED_AT = 256_000_000
@@ -69,6 +70,7 @@ def check(
     """
     if region is not None and store is None:
         raise InvalidChunksError("region= needs store=, the target that it is a part of.")
+    warn_of_half_written(groups)
     report = read_layouts(groups)
     regions = _regions(report, store, region or {}, storage_options) if store is not None else {}
     variables: dict[str, VariableFacts] = {}

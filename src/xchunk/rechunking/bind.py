@@ -78,6 +78,7 @@ from xchunk.stores.stores import (
     refuse_overlap,
     same_place,
 )
+from xchunk.targets.append.existing import warn_of_half_written
 from xchunk.targets.codecs import codec_names, for_chunks
 from xchunk.targets.encode import Assembled, assemble
 from xchunk.targets.journal import Journal
@@ -577,6 +578,7 @@ def bind(
     - raises `ResumeMismatchError` if the target is the unfinished one of another source, plan or
       target.
     """
+    warn_of_half_written(groups)
     with asking_once():
         return _bind(groups, store, options, budget=budget, allowed=allowed, engine=engine)
 

@@ -13,7 +13,7 @@ from zarr.abc.store import Store
 from xchunk.core.shown import Shown
 from xchunk.errors import ResumeMismatchError, TargetExistsError
 from xchunk.stores.stores import describe, is_zarr, local_path, open_store
-from xchunk.targets.append.existing import Extending, beyond, take_back
+from xchunk.targets.append.existing import Extending, beyond, half_written, take_back
 from xchunk.targets.journal import Header, Journal
 from xchunk.targets.location import Beside, Inside, Site, state_of
 from xchunk.targets.ownership import delete_owned, holder_of, lease, owned_below, owned_keys
@@ -38,6 +38,8 @@ class Cleaning(Shown, view="cleaning"):
     """Whether nothing was done."""
     nbytes: int | None = None
     """Bytes of these objects; None: they are not on a local disk."""
+    mixed: bool = False
+    """Whether a region of the target is half written: it holds old and new values."""
 
     @property
     def folders(self) -> dict[str, int]:
@@ -58,11 +60,16 @@ class Cleaning(Shown, view="cleaning"):
             "repaired": self.repaired,
             "dry_run": self.dry_run,
             "nbytes": self.nbytes,
+            "mixed": self.mixed,
         }
 
 
 def clean(
-    target: Any, dry_run: bool = True, *, storage_options: Mapping[str, Any] | None = None
+    target: Any,
+    dry_run: bool = True,
+    *,
+    mixed: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Cleaning:
     """Delete what a rechunk that was stopped has left at its target.
 
@@ -71,12 +78,19 @@ def clean(
     complete store stays as well, but for scratch data that were left in it. Where a run was
     stopped while it put the new store in the place of the old one, that is finished.
 
+    A store of which a region is half written holds old and new values side by side, which only
+    our mark tells. The call that wrote it finishes it; the mark is not deleted unless ``mixed``
+    says so.
+
     Parameters
     ----------
     target : str, path or zarr store
         What was given as ``store``.
     dry_run : bool
         Whether it is only told what would be deleted.
+    mixed : bool
+        Whether the mark of a region that is half written is deleted too. Nothing tells then that
+        the store holds old and new values.
     storage_options : mapping, optional
         What fsspec needs to reach a URL.
 
@@ -88,7 +102,7 @@ def clean(
     Raises
     ------
     TargetExistsError
-        If a run that is alive is writing the target.
+        If a run that is alive is writing the target, or a region of it is half written.
 
     Examples
     --------
@@ -109,9 +123,17 @@ def clean(
     if isinstance(beside, Beside) and beside.old.is_dir() and repaired != _OLD:
         keys.append(str(beside.old))
     nbytes = _nbytes(site.store, keys)
+    is_mixed = half_written(site.store)
     if not dry_run:
+        if is_mixed and not mixed:
+            raise TargetExistsError(
+                f"{describe(site.store)} holds old and new values side by side: a region of it is "
+                "half written. Nothing was deleted. The call that wrote the region finishes it. "
+                "mixed=True (--mixed) deletes the mark that tells of it, and leaves the values."
+            )
         _delete(site, beside, ours, home)
-    return Cleaning(describe(site.store), found, tuple(sorted(keys)), repaired, dry_run, nbytes)
+    listed = tuple(sorted(keys))
+    return Cleaning(describe(site.store), found, listed, repaired, dry_run, nbytes, is_mixed)
 
 
 def _delete(
@@ -210,7 +232,7 @@ def _words(site: Site, beside: Beside | Inside | None) -> str:
         "foreign": "nothing of xchunk's",
     }[state_of(site.store)]
     record = Extending.read(site.store)
-    if record is not None and not record.grows:
+    if half_written(site.store):
         return (
             "a store of which a region was being written, in place: it may hold old and new "
             "values side by side, until the same call has finished it"

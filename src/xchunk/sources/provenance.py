@@ -119,6 +119,10 @@ def _is_one(fill: Any, other: Any) -> bool:
         return bool(np.all(np.ravel(fill) == np.ravel(other)))
 
 
+#: Where rioxarray keeps what differs between the bands of a raster, which no encoding can say.
+_OF_BANDS = ("scales", "offsets")
+
+
 def without_stale(variable: xr.Variable, *, read: bool = False) -> tuple[xr.Variable, list[str]]:
     """Take from a variable's encoding what is of other data than it shows.
 
@@ -131,6 +135,12 @@ def without_stale(variable: xr.Variable, *, read: bool = False) -> tuple[xr.Vari
     if "dtype" not in encoding or not is_left(encoding):
         return variable, []
     stored = np.dtype(encoding["dtype"])
+    if any(encoding.get(k) is not None for k in _OF_BANDS) and variable.dtype.kind == "f":
+        note = (
+            f"each of its bands has a scale or an offset of its own, so its values are stored as "
+            f"they are, as {variable.dtype}"
+        )
+        return plain(variable), [note]
     if _may_show(encoding, variable.dtype):
         packed = any(encoding.get(k) is not None for k in ("scale_factor", "add_offset"))
         shown = variable.dtype

@@ -24,6 +24,7 @@ from xchunk.core.chunkspec import sized_chunks
 from xchunk.core.grid import Axis
 from xchunk.core.units import format_bytes
 from xchunk.errors import EncodingError, SourceError
+from xchunk.sources import raster
 from xchunk.sources.arrays import close_files, expect, open_stored
 from xchunk.sources.decoding import decoded_by
 from xchunk.sources.foreign import (
@@ -638,7 +639,9 @@ def _with_decoding(one: Assembled, variable: xr.Variable, remarks: Collection[st
     Attributes belong to values that were never decoded, and are followed. Those that pack numbers
     are odd beside floats: somebody may have put them there to keep them.
     """
-    stored = {} if one.info is None else one.info.attrs
+    # a raster's reader shows its scale as attributes, and decodes by them or not, as it is asked
+    is_raster = isinstance(one.ref, FileRef) and one.ref.engine == raster.ENGINE
+    stored = {} if one.info is None or is_raster else one.info.attrs
     own = {
         k: v for k, v in variable.attrs.items() if k not in stored or not same_value(v, stored[k])
     }
@@ -650,7 +653,8 @@ def _with_decoding(one: Assembled, variable: xr.Variable, remarks: Collection[st
         f"its values are stored as they are, and readers decode them by its attributes: {which}. "
         f"If they are decoded already, take these out of ds[{one.name!r}].attrs"
     )
-    if one.dtype.kind == "f" and any(key in found for key in ("scale_factor", "add_offset")):
+    shown = variable.dtype.kind if is_raster else one.dtype.kind
+    if shown == "f" and any(key in found for key in ("scale_factor", "add_offset")):
         return replace(one, notes=(*one.notes, said), remarks=tuple(remarks))
     return replace(one, remarks=(*remarks, said))
 

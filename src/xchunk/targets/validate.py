@@ -30,7 +30,7 @@ from xarray.conventions import decode_cf_variable
 from xchunk.errors import EncodingError
 from xchunk.sources.decoding import quietly
 from xchunk.sources.foreign import holds_objects, sampled_nbytes
-from xchunk.sources.provenance import KNOWN_UNITS, is_left
+from xchunk.sources.provenance import KNOWN_UNITS
 
 
 def decode_like(
@@ -234,8 +234,11 @@ class Check:
             return bool(value == found)
         if value == found:
             return True
-        # what is packed is rounded to the nearest step, and decoded with as few digits as it has
-        step = abs(float(self.encoding.get("scale_factor") or 1)) if dtype.kind in "iu" else 0.0
+        # What is packed is rounded to the nearest step, and decoded with as few digits as it has.
+        # Integers without a scale are no packing: nobody has said that values may be rounded.
+        packing = [self.encoding.get(key) for key in ("scale_factor", "add_offset")]
+        is_packed = dtype.kind in "iu" and packing != [None, None]
+        step = abs(float(packing[0] or 1)) if is_packed else 0.0
         digits = [np.finfo(d).eps for d in (dtype, found.dtype, value.dtype) if d.kind == "f"]
         size = abs(float(value)) + abs(float(self.encoding.get("add_offset") or 0))
         far = abs(float(value) - float(found))
@@ -275,7 +278,8 @@ class Check:
     def remedy(self) -> str:
         """Say what can be done."""
         name = self.name.rpartition("/")[2]
-        how = "unpack=True (--unpack) stores the values themselves; or choose another encoding: "
+        how = "unpack=True (--unpack) stores the values themselves; or choose another encoding"
+        how += ", with a scale_factor if values may be rounded: "
         if self.kind not in "iuf":
             how = (
                 f"ds[{name!r}] = ds[{name!r}].drop_encoding() stores values in an encoding that "
@@ -451,8 +455,7 @@ def _has_to_be_exact(variable: xr.Variable, encoded: xr.Variable) -> bool:
     if ours.kind in "iu" and theirs.kind == "f" and not packed:
         # between the least and the greatest one others may be rounded
         return bool(ours.itemsize * 8 > np.finfo(theirs).nmant)
-    as_integers = ours.kind == "f" and theirs.kind in "iu" and not packed
-    return as_integers and is_left(variable.encoding)
+    return ours.kind == "f" and theirs.kind in "iu" and not packed
 
 
 def _may_lose(variable: xr.Variable, encoded: xr.Variable) -> bool:

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from zarr.abc.store import Store
 
 from xchunk.core.grid import Grid, ceildiv
-from xchunk.errors import EncodingError, SourceError
+from xchunk.errors import EncodingError, SourceError, XchunkWarning
 from xchunk.sources.arrays import open_stored
 from xchunk.sources.refs import StoredInfo, ZarrRef
-from xchunk.stores.adapter import get_key, has_key, open_array, put_key, write_units
+from xchunk.sources.trace import trace
+from xchunk.stores.adapter import get_key, has_key, is_near, open_array, put_key, write_units
 from xchunk.stores.overlay import Unpublished
 from xchunk.stores.stores import describe, is_empty
 from xchunk.targets.ownership import delete_owned, owned_keys, sweep_partials
@@ -71,6 +74,34 @@ class Extending:
         """Return whether everybody sees the new length already."""
         changed = {k: v for k, v in self.new.items() if v != self.old.get(k)}
         return bool(changed) and all(get_key(store, k) == v for k, v in changed.items())
+
+
+def half_written(store: Store) -> bool:
+    """Return whether a region was being written in place: old and new values lie side by side."""
+    record = Extending.read(store)
+    return record is not None and not record.grows
+
+
+def warn_of_half_written(groups: Mapping[str, xr.Dataset]) -> None:
+    """Warn where a store that some Datasets were opened from is in the midst of a region."""
+    seen: list[Store] = []
+    for ds in groups.values():
+        for variable in ds.variables.values():
+            traced = trace(variable)
+            if traced is None or not isinstance(traced.ref, ZarrRef):
+                continue
+            store = traced.ref.store
+            if store in seen or not is_near(store):
+                continue
+            seen.append(store)
+            if half_written(store):
+                warnings.warn(
+                    f"{describe(store)} holds old and new values side by side: a region was being "
+                    "written into it, and that was stopped. The same call of write_region (xchunk "
+                    "rechunk --region) finishes it.",
+                    XchunkWarning,
+                    stacklevel=2,
+                )
 
 
 def take_back(store: Store) -> None:
