@@ -142,6 +142,18 @@ def leave_thread() -> None:
         secede()
 
 
+def worker_threads() -> int:
+    """Count the threads of the worker that runs this task; 1 where none does."""
+    if "distributed" not in sys.modules:
+        return 1
+    from distributed import get_worker
+
+    try:
+        return int(get_worker().state.nthreads)
+    except (ValueError, AttributeError):
+        return 1
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a worker must have for the tasks of a stage."""

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from xchunk.core.grid import Axis, Grid, Vacant, slabs
 from xchunk.core.redact import safe_cause
-from xchunk.engine.cluster import Needs, leave_thread
+from xchunk.engine.cluster import Needs, leave_thread, worker_threads
 from xchunk.errors import StageFailedError, XchunkError
 from xchunk.sources.arrays import close_files, open_stored
 from xchunk.sources.decoding import Decoding, quietly
@@ -398,7 +398,10 @@ def _write(spec: StageSpec, region: tuple[slice, ...], values: NDArray[Any]) -> 
 @contextmanager
 def _context(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
     both = min(spec.reads, spec.writes)
-    steady(spec.in_flight, apart=spec.is_far or holds_objects(spec.dtype))
+    # A heap may keep what a task holds, for the next one in its thread; where a worker has more
+    # threads than tasks run at once, nobody knows which of them that is.
+    kept = spec.in_flight if worker_threads() <= spec.threads else 0
+    steady(kept, apart=spec.is_far or holds_objects(spec.dtype))
     with _room.share(spec.threads):
         if spec.waits:
             leave_thread()

@@ -246,7 +246,7 @@ def run_chains(
     try:
         if client is not None:
             _refuse_unsent(_stores_of(chains))
-        for group in _groups(chains):
+        for group in _groups(chains, alike=client is None):
             for number in range(max(len(chain.stages) for chain in group)):
                 graph, boxes = _graph(group, number, guarded=client is not None)
                 if boxes and client is None:
@@ -254,9 +254,13 @@ def run_chains(
                     most = [
                         c.stages[0].threads for c in group if c.blocks is not None and not number
                     ]
-                    far = [c.stages[number] for c in group if c.stages[number].is_far]
+                    stages = [c.stages[number] for c in group if number < len(c.stages)]
+                    far = [s for s in stages if s.is_far]
                     beside = [s.threads + s.threads // _NOTING + 1 for s in far]
-                    _run_local(graph, boxes, min([max([threads, *beside]), *most]), report)
+                    # each thread has a heap, which keeps what it has freed: there are no more of
+                    # them than tasks are counted
+                    own = min(threads, max(s.threads for s in stages))
+                    _run_local(graph, boxes, min([max([own, *beside]), *most]), report)
                 elif boxes and client is not None:
                     needs = _largest([c.stages[number] for c in group])
                     with seceded() as nested:
@@ -278,10 +282,13 @@ def run_chains(
             release_run(run, client)
 
 
-def _groups(chains: Sequence[Chain]) -> Iterable[list[Chain]]:
-    single = [c for c in chains if len(c.stages) == 1]
-    if single:
-        yield single
+def _groups(chains: Sequence[Chain], *, alike: bool) -> Iterable[list[Chain]]:
+    """Yield what is run together; ``alike``: with the same number of tasks at once."""
+    single: dict[int, list[Chain]] = {}
+    for chain in chains:
+        if len(chain.stages) == 1:
+            single.setdefault(chain.stages[0].threads if alike else 0, []).append(chain)
+    yield from single.values()
     yield from ([c] for c in chains if len(c.stages) > 1)
 
 
