@@ -64,7 +64,7 @@ def months() -> list[str]:
         ("one of them: group (--group).", "one of them: --group."),
         ("name it, reduce={dim: 'std'}, or", "name it, --reduce DIM=std, or"),
         ("reduce={'time': 'corr'}.", "--reduce time=corr."),
-        ("access={'x': -1} for a dim", "--access x=-1 for a dim"),
+        ("access={'x': -1} for a dim", "--whole x for a dim"),
         (
             "use ds['a/t'].encoding = {'dtype': 'int32', 'add_offset': -1.5}: it",
             "use --encoding a/t:dtype=int32,add_offset=-1.5: it",

@@ -104,6 +104,8 @@ def _flag(found: re.Match[str]) -> str:
     if each := re.findall(r"'([^']+)': (\{[^{}]*\})", value):
         spelt = (shlex.quote(f"{variable}:{_pairs(spec)}") for variable, spec in each)
         return " ".join(f"{_FLAGS[name]} {one}" for one in spelt)
+    if name == "access" and (whole := re.findall(r"'(\w+)': -1", value)):
+        return f"--whole {','.join(whole)}"
     if value.startswith("{"):
         value = _pairs(value)
     elif value.startswith("["):
@@ -143,7 +145,7 @@ def steps_of(
     )
     command = _folded(
         mask,
-        ["xchunk rechunk", *map(shlex.quote, src), "rechunked.zarr"],
+        ["xchunk rechunk", *map(shlex.quote, src), _target_beside(src)],
         _typed(ctx, ("group", "engine", "concat_dim", "dims", "storage")),
         _option("--chunks", chunks),
         _option("--shards", shards),
@@ -239,6 +241,14 @@ def _typed(ctx: click.Context, names: Sequence[str]) -> Iterator[str]:
                 yield f"{param.opts[0]} {shlex.quote(str(one))}"
 
 
+def _target_beside(src: Sequence[str]) -> str:
+    """Name a target that is none of the sources."""
+    name = "rechunked.zarr"
+    while any(one.rstrip("/").endswith(name) for one in src):
+        name = f"again-{name}"
+    return name
+
+
 def _folded(mask: Callable[[str], str], *parts: Iterable[str]) -> str:
     """Put the words of a command on as few lines as they fit."""
     lines = [""]
@@ -277,9 +287,10 @@ def _python(
             if k not in ("passes", "growing")
         ]
         return _call("ds = xchunk.open_dataset", [opened[0], *use, *opened[1:], *sizes])
+    target = _quoted(_target_beside(src))
     apply = [_literal(chunks), *([f"shards={_literal(shards)}"] if shards else [])]
     apply += ["zarr_format=3"] if needs_format_3(suggestion.variables.values()) else []
-    written = _call("ds.chunking.apply", [*apply, 'store="rechunked.zarr"', *sizes])
+    written = _call("ds.chunking.apply", [*apply, f"store={target}", *sizes])
     return f"{_call('ds = xchunk.open_dataset', opened)}\n{written}"
 
 

@@ -216,9 +216,10 @@ def _(block: Code) -> list[str]:
     lines = []
     for i, line in enumerate(block.text.splitlines()):
         first = f"    {block.mark}" if i == 0 else ""
-        # what fits keeps its inner space
+        # what fits keeps its inner space; a shell's command ends where its line ends
         whole = f"{first:<6}{plain(line)}"
-        lines += [whole] if len(whole) <= WIDTH else _wrap(line, 6, first)
+        is_shell = "--" in line or line.endswith("\\")
+        lines += [whole] if len(whole) <= WIDTH or is_shell else _wrap(line, 6, first)
     return lines
 
 

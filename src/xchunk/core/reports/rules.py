@@ -347,8 +347,9 @@ def _region(v: ArrayLayout, region: RegionWrite) -> Iterator[Finding]:
 REMOTE = 0.05
 
 #: Bytes of a stored chunk below which requests and not bytes are what one waits for, and from
-#: which on a reader that needs little decodes much.
-TINY_CHUNK, SMALL_CHUNK, LARGE_CHUNK = 256_000, 1_000_000, 256_000_000
+#: which on a reader that needs little decodes much. Chunks that are suggested aim at 4 MB decoded,
+#: which is 500 kB of packed bytes.
+TINY_CHUNK, SMALL_CHUNK, LARGE_CHUNK = 256_000, 400_000, 256_000_000
 
 #: Stored chunks from which on their smallness shows.
 SOME, FEW, MANY = 10, 100, 1_000

@@ -282,7 +282,7 @@ class AccessPattern:
             own = (f"{d} by {self.methods[d]}" if d in self.methods else d for d in self.reduces)
             words.append(f"reduces {', '.join(own)}")
         words += [f"window of {n + 1} along {d}" for d, n in self.halo.items()]
-        words += [f"{len(e) + 1} groups along {d}" for d, e in self.groups.items()]
+        words += [f"{len(e) + 1} periods along {d}" for d, e in self.groups.items()]
         if self.passes != 1:
             words.append(f"{self.passes:g} passes")
         return ", ".join(words)

@@ -165,7 +165,7 @@ def _needs(patterns: Sequence[AccessPattern]) -> str:
         for d, n in p.halo.items():
             text += f", with {n} elements of its neighbour along {d}"
         for d, edges in p.groups.items():
-            text += f", and {len(edges) + 1} groups along {d}"
+            text += f", and {len(edges) + 1} periods along {d}"
         said.append(text if len(patterns) == 1 else f"{text} ({p.weight:.0%})")
     return "; ".join(said)
 
