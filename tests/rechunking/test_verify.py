@@ -136,8 +136,10 @@ def test_one_bit_is_enough(source: xr.Dataset, tmp_path: Path) -> None:
         ("v", lambda d: d["attributes"].pop("units"), "v: attribute 'units' is missing"),
         ("", lambda d: d["attributes"].update(title="one"), "root group: attribute 'title'"),
         ("v", lambda d: d.update(dimension_names=["a", "b"]), "v: dims"),
+        ("v", lambda d: d["attributes"].update(coordinates="x n"), "v: .* n, a data variable in"),
+        ("", lambda d: d["attributes"].update(coordinates="n"), "group: .* read as a coordinate"),
     ],
-    ids=["attribute", "lost attribute", "root attribute", "dims"],
+    ids=["attribute", "lost attribute", "root attribute", "dims", "coordinates", "all coordinates"],
 )
 def test_metadata_are_compared(
     source: xr.Dataset,

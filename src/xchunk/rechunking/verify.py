@@ -11,7 +11,8 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -149,8 +150,30 @@ def dims_faults(one: Assembled, ref: ZarrRef) -> list[str]:
     return [f"{one.path}: dims {one.dims} in the source, {stored} in the target"]
 
 
-def group_faults(store: Store, path: str, attrs: Mapping[str, Any], zarr_format: int) -> list[str]:
-    """Compare the attributes of a group."""
+def role_faults(
+    name: str, wanted: Mapping[str, Any], found: Mapping[str, Any], data: Collection[str]
+) -> list[str]:
+    """Find data variables that an attribute of the target makes coordinates of those who read it.
+
+    - ``data``: names of the source's data variables in the same group.
+    """
+    named = str(wanted.get("coordinates", "")).split()
+    turned = [n for n in str(found.get("coordinates", "")).split() if n in data and n not in named]
+    return [
+        f"{name}: attribute 'coordinates' is {found['coordinates']!r} in the target, so that "
+        f"{one}, a data variable in the source, is read as a coordinate"
+        for one in turned
+    ]
+
+
+def group_faults(
+    store: Store,
+    path: str,
+    attrs: Mapping[str, Any],
+    zarr_format: int,
+    data: Collection[str] = (),
+) -> list[str]:
+    """Compare the attributes of a group, which has these data variables."""
     name = path or "the root group"
     try:
         group = zarr.open_group(
@@ -162,7 +185,8 @@ def group_faults(store: Store, path: str, attrs: Mapping[str, Any], zarr_format:
         )
     except (FileNotFoundError, KeyError, ValueError) as error:
         return [f"{name}: cannot be opened in the target ({error})"]
-    return attribute_faults(name, attrs, dict(group.attrs))
+    found = dict(group.attrs)
+    return [*attribute_faults(name, attrs, found), *role_faults(name, attrs, found, data)]
 
 
 def unit_faults(pair: Pair, index: tuple[int, ...]) -> list[str]:
@@ -332,7 +356,8 @@ def _prove(
             )
         except EncodingError as error:
             raise _cannot_hold(store, error) from error
-        faults += group_faults(store, path, attrs, zarr_format)
+        data = [one.name for one in assembled if not one.is_coord]
+        faults += group_faults(store, path, attrs, zarr_format, data)
         sources += assembled
         shown |= {one.path: ds.variables[one.name] for one in assembled}
     return prove_arrays(
@@ -361,6 +386,9 @@ def prove_arrays(
     faults = list(faults)
     pairs: list[Pair] = []
     parents = _times_of_bounds(sources)
+    data: dict[str, list[str]] = defaultdict(list)
+    for one in (s for s in sources if not s.is_coord):
+        data[one.path.rpartition("/")[0]].append(one.name)
     for one in sources:
         ref = ZarrRef(store, one.path, zarr_format)
         try:
@@ -371,6 +399,8 @@ def prove_arrays(
         decoding = _decoding(one, (shown or {}).get(one.path), info, parents.get(one.path, {}))
         differing = metadata_faults(one, info, decoded=decoding is not None)
         differing += dims_faults(one, ref)
+        group = one.path.rpartition("/")[0]
+        differing += role_faults(one.path, one.attrs, info.attrs, data[group])
         faults += differing
         if one.shape != info.shape or any(": dtype " in d for d in differing):
             continue
