@@ -10,6 +10,8 @@ import pytest
 import xarray as xr
 from zarr.storage import LocalStore, MemoryStore, WrapperStore
 
+import xchunk.diagnose.probe
+import xchunk.sources.arrays
 from xchunk.core.cost import MeasuredRates, Rates
 from xchunk.diagnose.probe import TimedStore
 from xchunk.errors import InvalidChunksError, SourceError
@@ -67,6 +69,20 @@ def test_rates_of_a_zarr_store(encoding: dict, codecs: tuple) -> None:
     # random digits, rounded: stored as they are without a codec, and in about half with one
     assert rates.compression == pytest.approx(0.5 if codecs else 1.0, abs=0.3 if codecs else 0)
     assert not rates.serial_read
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_a_lock_is_only_where_the_library_reads(
+    library: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # on busy cores a second thread never helps
+    monkeypatch.setattr(xchunk.diagnose.probe, "_speedup", lambda *_: 0.9)
+    if library:
+        # as if no codec of it were known here
+        monkeypatch.setattr(xchunk.sources.arrays, "open_direct", lambda *_, **__: None)
+    ds = xr.Dataset({"a": (("t", "x"), np.arange(20_000.0).reshape(200, 100))})
+    ds.to_netcdf("a.nc", engine="netcdf4", encoding={"a": {"zlib": True, "chunksizes": (10, 100)}})
+    assert xr.open_dataset("a.nc", chunks=None).chunking.probe().serial_read == library
 
 
 def test_a_slow_store_is_told_from_a_slow_codec() -> None:

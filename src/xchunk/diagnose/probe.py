@@ -26,6 +26,7 @@ from zarr.storage import WrapperStore
 
 from xchunk.core.cost import HELPS, MeasuredRates, Rates
 from xchunk.core.grid import Grid
+from xchunk.core.suggest.lazy_pass import LOCKED
 from xchunk.core.types import ByteSize
 from xchunk.core.units import format_bytes, parse_bytes
 from xchunk.errors import InvalidChunksError, SourceError
@@ -349,6 +350,8 @@ def _measure(subject: _Subject, meter: _Meter) -> MeasuredRates:
     encode = _encode(subject, meter, values)
     speedup = _speedup(subject, meter, total)
     default = Rates()
+    # where no lock is taken, threads that do not help tell of busy cores, or of small chunks
+    is_locked = info.format in LOCKED and (info.serial or not info.by_chunk)
     # chunks that are missing, and ways of reading that are not seen, say nothing of bytes
     known = size > 0.001 * nbytes
     transfer = max(store - latency, 0.1 * store, 1e-9)
@@ -360,7 +363,7 @@ def _measure(subject: _Subject, meter: _Meter) -> MeasuredRates:
         bandwidth=size / transfer if known else default.bandwidth,
         compression=min(1.0, size / nbytes) if known else default.compression,
         run=_run(subject, meter, latency) if info.chunks is None else default.run,
-        serial_read=info.format.startswith("netcdf") and speedup is not None and speedup < HELPS,
+        serial_read=is_locked and speedup is not None and speedup < HELPS,
         variable=subject.name,
         chunk=subject.unit,
         chunk_nbytes=nbytes,
