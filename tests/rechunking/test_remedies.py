@@ -246,6 +246,15 @@ def many_blocks() -> xr.Dataset:
     return xr.open_zarr("x.zarr", chunks={"x": 1})
 
 
+def two_packings() -> xr.Dataset:
+    ds = stored(FIFTY).load().drop_encoding()
+    for n, scale in enumerate((0.5, 0.25)):
+        part = (ds.isel(time=slice(150 * n, 150 * (n + 1))) * 100).round() / 2
+        part.t2m.encoding = {"dtype": "i4", "scale_factor": scale, "_FillValue": -1}
+        part.to_netcdf(f"{n}.nc", engine="netcdf4")
+    return xchunk.open_dataset(["0.nc", "1.nc"], max_mem="1GB")
+
+
 #: The rule, the data that break it, and the budget for which they are checked.
 FINDINGS: dict[str, tuple[str, Callable[[], Any], str]] = {
     "small chunks": ("stored-chunks-too-small", lambda: stored(ONE), "1GB"),
@@ -276,6 +285,7 @@ FINDINGS: dict[str, tuple[str, Callable[[], Any], str]] = {
         dtype="i2", scale_factor=0.01, _FillValue=-1), "1GB"),
     "nothing for what is missing": ("missing-without-fill", lambda: packed(
         dtype="i4", scale_factor=1.0), "1GB"),
+    "files of two packings": ("files-packed-differently", two_packings, "1GB"),
     "transposed shards": ("transpose-before-shards", transposed_shards, "1GB"),
 }  # fmt: skip
 

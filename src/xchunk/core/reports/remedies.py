@@ -31,9 +31,10 @@ def lengths(v: ArrayLayout, grid: Grid | None = None) -> str:
     return up_to + str(tuple(grid.chunks))
 
 
-def by_dim(v: ArrayLayout, chunks: Sequence[int]) -> str:
-    """Spell chunks as code, by dim."""
-    return chunks_code(dict(zip(v.dims, chunks, strict=True)))
+def rechunk_code(v: ArrayLayout, chunks: Sequence[int], store: str = "rechunked.zarr") -> str:
+    """Spell a rechunk of one variable as code."""
+    spelt = chunks_code(dict(zip(v.dims, chunks, strict=True)))
+    return f"ds.chunking.apply({{{v.name!r}: {spelt}}}, store={store!r})"
 
 
 def chunks_code(chunks: Mapping[str, DimChunk]) -> str:

@@ -21,7 +21,6 @@ from xchunk.core.layout import ArrayLayout, Packing
 from xchunk.core.memory import MemoryBudget, codec_copies
 from xchunk.core.reports.remedies import (
     aligned,
-    by_dim,
     chunk_raw,
     chunks_code,
     divided,
@@ -29,6 +28,7 @@ from xchunk.core.reports.remedies import (
     has_store,
     lengths,
     merged,
+    rechunk_code,
     region_code,
     shrunk,
 )
@@ -421,9 +421,6 @@ def check_layouts(
 def _traps(case: _Case) -> Iterator[Finding]:
     """Find what other libraries do with what is stored, that nobody would expect."""
     v, facts = case.layout, case.facts
-    copied = (
-        f"ds.chunking.apply({{{v.name!r}: {by_dim(v, v.read_grid.chunks)}}}, store='copy.zarr')"
-    )
     if facts.misread:
         yield Finding(
             "values-misread",
@@ -452,7 +449,7 @@ def _traps(case: _Case) -> Iterator[Finding]:
             "it is transposed before it is put into shards",
             "zarr 3.4 writes some shapes of such arrays without their values, and no reader can "
             "skip chunks of a shard",
-            copied,
+            rechunk_code(v, v.read_grid.chunks, "copy.zarr"),
         )
 
 
@@ -531,6 +528,23 @@ def _marked(case: _Case, fill: float) -> str:
     )
 
 
+def _unlike_files(case: _Case) -> Iterator[Finding]:
+    v = case.layout
+    if v.alike:
+        return
+    larger = item_nbytes(v.dtype) / max(1, item_nbytes(v.stored_dtype))
+    grows = f", {larger:.3g} times as large before codecs" if larger > 1 else ""
+    yield Finding(
+        "files-packed-differently",
+        "warning",
+        v.name,
+        "its files are not all stored alike: xchunk inspect --files says what differs",
+        f"a store of all of them holds the decoded {v.dtype}{grows}, unless an encoding is given "
+        "that holds the values of all: the notes of a plan give one",
+        rechunk_code(v, v.read_grid.chunks, "copy.zarr"),
+    )
+
+
 def _stored_too_small(case: _Case) -> Iterator[Finding]:
     v = case.layout
     if v.chunks is None or case.is_index or not has_store(v):
@@ -549,7 +563,7 @@ def _stored_too_small(case: _Case) -> Iterator[Finding]:
         f"reading all {format_bytes(v.nbytes)} takes {format_count(requests)} requests: "
         f"{format_seconds(requests * case.rates.latency)} of waiting on a disk, "
         f"{format_seconds(requests * REMOTE)} one after the other on an object store",
-        f"ds.chunking.apply({{{v.name!r}: {by_dim(v, better)}}}, store='rechunked.zarr')",
+        rechunk_code(v, better),
     )
 
 
@@ -564,7 +578,7 @@ def _stored_too_large(case: _Case) -> Iterator[Finding]:
     if fits and chunk < LARGE_CHUNK:
         return
     better = shrunk(v, min(STORED_CHUNK, max(1, budget.per_task // 8)))
-    remedy = f"ds.chunking.apply({{{v.name!r}: {by_dim(v, better)}}}, store='rechunked.zarr')"
+    remedy = rechunk_code(v, better)
     if fits:
         consequence = "whatever is read of it, one value even, decodes that much"
     elif needed <= budget.max_mem:
@@ -795,6 +809,7 @@ def _disagreeing(layouts: Iterable[ArrayLayout]) -> Iterator[Finding]:
 _RULES: tuple[Callable[[_Case], Iterator[Finding]], ...] = (
     _traps,
     _fill_values,
+    _unlike_files,
     _stored_too_small,
     _stored_too_large,
     _split_coordinate,
