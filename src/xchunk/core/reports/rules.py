@@ -541,7 +541,7 @@ def _unlike_files(case: _Case) -> Iterator[Finding]:
         "its files are not all stored alike: xchunk inspect --files says what differs",
         f"a store of all of them holds the decoded {v.dtype}{grows}, unless an encoding is given "
         "that holds the values of all: the notes of a plan give one",
-        rechunk_code(v, v.read_grid.chunks, "copy.zarr"),
+        rechunk_code(v, v.read_grid.chunks if v.chunks else grown(v), "copy.zarr"),
     )
 
 
