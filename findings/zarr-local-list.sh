@@ -2,7 +2,7 @@
 # zarr: the first key of a local store costs as much as all of them.
 # LocalStore.list_prefix and list are asynchronous iterators, but look at every file below the prefix
 # before they give a key, and so does whoever stops after the first. To ask whether anything is there
-# takes seconds for each 100,000 chunks. is_empty looks at all of them as well; list_dir at none.
+# takes as long as to list all of it. is_empty looks at all files as well; list_dir at none.
 set -euo pipefail
 room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT

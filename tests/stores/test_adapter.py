@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from pathlib import Path
@@ -64,6 +65,26 @@ def test_few_keys_are_listed_without_a_look_at_all_files(
     assert len(looked) <= 5
     assert sorted(list_prefix(store, "")) == sorted(f"v/c/{i}/0" for i in range(40))
     assert list_prefix(store, "w/") == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_a_folder_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    # its chunks would be taken for missing ones, and the copy be filled
+    store = LocalStore(tmp_path)
+    for i in range(3):
+        put_key(store, f"v/c/{i}/0", b"chunk")
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("c/1"):
+            raise OSError(number, "cannot be listed")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(OSError, match="cannot be listed"):
+        list_prefix(store, "v/")
 
 
 def test_links_to_files_are_keys_and_links_to_folders_are_not_followed(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def _stamps(folder: Path, *, files: bool) -> Iterator[str]:
     stack = [str(folder)]
     while stack:
         here = stack.pop()
-        # one by one: a folder may hold a million, which sorted would take half a gigabyte
+        # one by one: a folder may hold a million, which sorted would take 300 MB
         with suppress(OSError), os.scandir(here) as entries:
             if not files:
                 yield f"{here}\0{os.stat(here).st_mtime_ns}\0"  # noqa: PTH116 - a string

@@ -371,7 +371,17 @@ def list_prefix(store: Store, prefix: str, limit: int | None = None) -> list[str
     return _asked(store, f"list {limit}", prefix, lambda: wait_for(_listed(store, prefix, limit)))
 
 
-def files_below(folder: str, *, deep: bool = True, links: bool = False) -> Iterator[str]:
+#: What a folder says that another run has deleted by now.
+_GONE = (FileNotFoundError, NotADirectoryError)
+
+
+def files_below(
+    folder: str,
+    *,
+    deep: bool = True,
+    links: bool = False,
+    skipped: tuple[type[OSError], ...] = _GONE,
+) -> Iterator[str]:
     """Yield the paths of the files in a folder as they are found.
 
     They are many, so that no objects are made of them, and who needs the first ones only does not
@@ -379,20 +389,21 @@ def files_below(folder: str, *, deep: bool = True, links: bool = False) -> Itera
 
     - ``deep``: whether those of its folders are files of it.
     - ``links``: whether links to files are. Links to folders are never followed.
+    - ``skipped``: errors for which a folder is left out. Chunks that are left out would be taken
+      for missing ones, and be filled.
     """
-    # another run may have deleted the folder by now
-    with suppress(OSError), os.scandir(folder) as found:
+    with suppress(*skipped), os.scandir(folder) as found:
         for entry in found:
             if entry.is_dir(follow_symlinks=False):
                 if deep:
-                    yield from files_below(entry.path, links=links)
+                    yield from files_below(entry.path, links=links, skipped=skipped)
             elif (links or not entry.is_symlink()) and entry.is_file():
                 yield entry.path
 
 
 async def _listed(store: Store, prefix: str, limit: int | None) -> list[str]:
     if type(store) is LocalStore:
-        # zarr looks at every file before it gives the first one: half a minute for a million
+        # zarr looks at every file before it gives the first one
         root = str(store.root)
         files = files_below(str(store.root / prefix), links=True)
         start = len(root.rstrip(os.sep)) + 1

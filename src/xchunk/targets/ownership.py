@@ -339,7 +339,9 @@ def _list(store: Store, path: str, *, deep: bool = True) -> Iterable[str]:
     if _has_link(root, path) or not start.is_dir():
         return []
     above = len(str(root).rstrip(os.sep)) + 1
-    return (path[above:].replace(os.sep, "/") for path in files_below(str(start), deep=deep))
+    # what cannot be listed is not ours to delete
+    files = files_below(str(start), deep=deep, skipped=(OSError,))
+    return (path[above:].replace(os.sep, "/") for path in files)
 
 
 def _has_link(root: Path, path: str) -> bool:
