@@ -246,3 +246,26 @@ def test_very_many_small_chunks_stay_within_the_budget(kind: str, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["grown"] <= max_mem
     assert zarr.open_group(target, mode="r")["v"][:].tobytes() == values.tobytes()
+
+
+#: Shards of the store, what its values are read for, and how much a process may grow.
+LAZY: dict[str, Any] = {
+    "chunks, series": (None, "timeseries", 40_000_000),
+    "shards, series": ([40, 366, 720], "timeseries", 40_000_000),
+    "shards, maps": ([40, 366, 720], {"y": -1, "x": -1}, 60_000_000),
+}
+
+
+@pytest.mark.memory
+@pytest.mark.subprocess
+@pytest.mark.slow
+@pytest.mark.parametrize(("shards", "access", "max_mem"), LAZY.values(), ids=LAZY)
+def test_suggested_blocks_of_a_store_keep_the_promise(
+    tmp_path: Path, shards: list[int] | None, access: Any, max_mem: int
+) -> None:
+    run = [sys.executable, str(CHILD.with_name("lazy_child.py"))]
+    name = str(tmp_path / "a.zarr")
+    subprocess.run([*run, "make", name, json.dumps(shards)], check=True, timeout=120)
+    asked = [name, json.dumps(access), str(max_mem)]
+    done = subprocess.run([*run, *asked], check=True, capture_output=True, text=True, timeout=120)
+    assert int(done.stdout) <= max_mem

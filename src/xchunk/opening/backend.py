@@ -1,4 +1,4 @@
-"""The engine ``xchunk`` of xarray: netCDF and HDF5 files that all threads read at once.
+"""The engine ``xchunk`` of xarray: local files and stores, read in the thread that asks.
 
 One of xarray's other engines opens a file and says what is in it: attributes, encodings and
 decoding are its own. Only where the bytes of a variable come from is changed: see
@@ -18,18 +18,19 @@ from xchunk.errors import SourceError
 from xchunk.opening.formats import find_file
 from xchunk.sources.hdf5_read import Stamp, stamp_of
 
+#: xarray's engines that open files.
 _LIBRARIES = ("netcdf4", "h5netcdf", "scipy")
 
 
 class XchunkBackend(BackendEntrypoint):
-    """Open local netCDF and HDF5 files for many threads at once: ``engine="xchunk"``.
+    """Open local netCDF, HDF5 and zarr for many threads at once: ``engine="xchunk"``.
 
-    Values are read by plain system calls and decoded in the thread that asks. What is not stored
-    in a plain way (strings of any length, filters that are not known) is read by the library, as
-    by its own engine. A file that changes after it was opened is refused.
+    Values are read by plain system calls and decoded in the thread that asks, one chunk at a time.
+    What is not stored in a plain way (strings of any length, filters that are not known) is read
+    by the library, as by its own engine. A file that changes after it was opened is refused.
     """
 
-    description = "Read local netCDF and HDF5 files on all threads"
+    description = "Read local netCDF, HDF5 and zarr on all threads"
     url = "https://xchunk.readthedocs.io"
     supports_groups = True
     open_dataset_parameters = (
@@ -58,11 +59,11 @@ class XchunkBackend(BackendEntrypoint):
         Parameters
         ----------
         filename_or_obj : str or path
-            A local file.
+            A local file, or the folder of a zarr store.
         drop_variables : str or iterable of str, optional
             Variables that are left out.
-        library : {"netcdf4", "h5netcdf", "scipy"}, optional
-            xarray's engine that opens the file, and reads what cannot be read without it; the
+        library : {"netcdf4", "h5netcdf", "scipy", "zarr"}, optional
+            xarray's engine that opens it, and reads what cannot be read without it; the
             first that is installed by default.
         **how
             The group and how values are decoded, as `xarray.open_dataset` takes them.
@@ -70,7 +71,7 @@ class XchunkBackend(BackendEntrypoint):
         Raises
         ------
         SourceError
-            If it is no such file.
+            If it is none of these.
         """
         path, plugin, stamp = _looked_at(filename_or_obj, library)
         ds: xr.Dataset = plugin.open_dataset(path, drop_variables=drop_variables, **how)
@@ -113,10 +114,11 @@ def _looked_at(
         )
     path, found = find_file(os.fspath(source))
     chosen = library or found
-    if chosen not in _LIBRARIES:
+    fitting = (found,) if found == "zarr" else _LIBRARIES
+    if chosen not in fitting:
         raise SourceError(
-            f"{path}: engine='xchunk' reads netCDF and HDF5 files through {', '.join(_LIBRARIES)}, "
-            f"not {chosen!r}. Use engine={chosen!r}."
+            f"{path}: engine='xchunk' opens it through {' or '.join(fitting)}, not {chosen!r}. "
+            f"Use engine={chosen!r}."
         )
     plugin: Any = list_engines().get(chosen)
     if plugin is None:

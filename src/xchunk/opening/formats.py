@@ -134,7 +134,7 @@ _WITH_GROUPS = ("h5netcdf", "netcdf4", "zarr")
 #: What files of HDF5 are mostly called.
 _HDF5_NAMES = {".nc", ".nc4", ".h5", ".hdf5", ".he5"}
 #: The engine that reads files without their library, opened through one of these.
-_OURS, _LIBRARIES = "xchunk", ("h5netcdf", "netcdf4", "scipy")
+_OURS, _LIBRARIES = "xchunk", ("h5netcdf", "netcdf4", "scipy", "zarr")
 #: What it takes as it is; with options of a library's own, that library's engine is used.
 _COMMON = {*inspect.signature(xr.open_dataset).parameters, "group"} - {"backend_kwargs", "kwargs"}
 _EXTRA = "pip install 'xchunk[netcdf]'"
@@ -159,6 +159,12 @@ class _Found:
     """xarray's name of the backend."""
     storage: Mapping[str, Any] | None = None
     """What fsspec needs for it; None: nothing besides what the user gives."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether xchunk's own engine takes it by its path, where that is a local one."""
+        by_path = isinstance(self.target, str) and self.storage is None
+        return by_path and self.engine in _LIBRARIES and not _is_odd(self.target, self.engine)
 
 
 def open_source(
@@ -292,7 +298,7 @@ def _prepare(
     kwargs: dict[str, Any] = {"chunks": {}, "engine": found.engine, **open_kwargs}
     if found.storage is not None:
         kwargs["storage_options"] = {**options, **found.storage}
-    if engine is None and not remote and found.engine in _LIBRARIES and _COMMON.issuperset(kwargs):
+    if engine is None and not remote and found.is_plain and _COMMON.issuperset(kwargs):
         kwargs |= _without_library(found.engine)
     reaches = remote and isinstance(found.target, str) and found.engine in ("zarr", "h5netcdf")
     if options and reaches:
@@ -316,7 +322,17 @@ def find_file(name: str) -> tuple[str, str]:
     if _URL.match(name):
         raise SourceError(f"{name}: is a URL, and a local file is needed. Use another engine.")
     found = _find_local(name)
+    if found.engine == "zarr" and not found.is_plain:
+        raise SourceError(
+            f"{name}: engine='xchunk' reads zarr stores that are folders, and this is a zip file, "
+            "holds references, or has a '#' or '?' in its name. Use xchunk.open_dataset."
+        )
     return str(Path(name).expanduser()), found.engine
+
+
+def _is_odd(target: Any, engine: str) -> bool:
+    """Return whether zarr would take a path for a URL, and drop what follows a '#' or a '?'."""
+    return isinstance(target, str) and engine == "zarr" and bool(set("#?") & set(target))
 
 
 def _find_local(name: str) -> _Found:
@@ -561,10 +577,9 @@ def _zip_store(path: Path) -> Any:
 def _open(
     target: Any, name: str, kwargs: dict[str, Any], opener: Callable[..., Any] = xr.open_dataset
 ) -> Any:
-    if isinstance(target, str) and kwargs.get("engine") == "zarr" and set("#?") & set(target):
+    if _is_odd(target, kwargs["engine"]):
         from xchunk.stores.stores import local_path, open_store
 
-        # zarr takes a name for a URL, and drops what follows a '#' or a '?'
         if local_path(target) is not None:
             target = open_store(target, read_only=True)
     try:

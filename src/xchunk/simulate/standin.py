@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.suggest.lazy_pass import ZARR_CONCURRENCY, item_nbytes
+from xchunk.core.suggest.lazy_pass import decoded_at_once, item_nbytes
 
 #: Bytes of the pages that numpy asks the system for, and of the arrays from which on it does.
 _PAGE, _PAGED = 2**21, 2**22
@@ -146,8 +146,7 @@ class StandIn:
 
     def _at_once(self, asked: Asked) -> int:
         """Chunks that are in flight at once."""
-        zarr = self.layout.format.startswith("zarr")
-        return min(asked.chunks, ZARR_CONCURRENCY if zarr else 1)
+        return min(asked.chunks, decoded_at_once(self.layout))
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         asked = self.ask(index)

@@ -326,7 +326,7 @@ def _as_stored(common: Mapping[str, Any], info: StoredInfo, traced: Traced) -> A
         fill_value=info.fill_value,
         files=info.arrays,
         by_chunk=info.by_chunk and not info.serial,
-        unlocked=info.by_chunk and all(getattr(r, "unlocked", True) for r in ones_of(traced.ref)),
+        unlocked=info.by_chunk and all(r.unlocked for r in ones_of(traced.ref)),
     )
 
 

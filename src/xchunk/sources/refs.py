@@ -84,6 +84,8 @@ class ZarrRef:
     """Path of the array within the store, without a leading slash."""
     zarr_format: int
     """2 or 3."""
+    unlocked: bool = field(default=False, compare=False)
+    """Whether the variable that was traced reads it chunk by chunk, in the thread that asks."""
 
     def __repr__(self) -> str:
         # dask's logs show what tasks are given

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
-from dask.base import tokenize
+from dask.base import normalize_token, tokenize
 from numpy.typing import NDArray
 from xarray import Variable
 from xarray.backends import BackendArray
@@ -68,6 +68,8 @@ from xchunk.sources.slicing import (
     pick,
 )
 from xchunk.sources.versions import token_of_values
+from xchunk.stores.chunk_files import ChunkFiles
+from xchunk.stores.shard_files import ShardFiles, files_of
 
 _TRANSPARENT = (MemoryCachedArray, CopyOnWriteArray, ImplicitToExplicitIndexingAdapter)
 _CONVERTERS = (BoolTypeArray, NativeEndiannessArray)
@@ -113,6 +115,9 @@ def reference(part: Part) -> tuple[OneRef, Any]:
     if type(wrapper) is FileArray:
         inner, dtype = reference(replace(part, leaf=Leaf(wrapper.array, part.leaf.shape)))
         return replace(inner, unlocked=True) if isinstance(inner, FileRef) else inner, dtype
+    if type(wrapper) is StoreArray:
+        inner, dtype = reference(replace(part, leaf=Leaf(wrapper.array, part.leaf.shape)))
+        return replace(inner, unlocked=True), dtype
     if type(wrapper) in (ZarrArrayWrapper, zarr.Array):
         array = wrapper._array if type(wrapper) is ZarrArrayWrapper else wrapper
         if type(array) is not zarr.Array or tuple(array.shape) != part.leaf.shape:
@@ -154,10 +159,15 @@ def read_directly(variable: Variable, stamp: Stamp | None) -> None:
 
     Only the innermost array changes; how it is indexed and decoded is as xarray has made it.
     """
-    holder, array = None, variable._data
+    holder: Any = None
+    array: Any = variable._data
     while type(array) not in _BACKENDS and hasattr(array, "array"):
         holder, array = array, array.array
-    if holder is None or type(array) not in _BACKENDS:
+    if holder is None:
+        return
+    if type(array) is ZarrArrayWrapper:
+        holder.array = StoreArray.of(array)
+    if type(array) not in _BACKENDS:
         return
     try:
         ref, _ = reference(Part.whole(Leaf(array, tuple(array.shape))))
@@ -388,7 +398,7 @@ def lazy_part(array: Any) -> Value:
         return lazy_part(array.array).decode(Decoder(kind.__name__, None, text))
     if kind is _ElementwiseFunctionArray:
         return lazy_part(array.array).decode(known_decoder(array.func))
-    if kind in (ZarrArrayWrapper, zarr.Array, FileArray, UnopenedArray) or kind in _BACKENDS:
+    if kind in (ZarrArrayWrapper, zarr.Array, *_OURS) or kind in _BACKENDS:
         return Part.whole(Leaf(array, tuple(array.shape)))
     reader = reader_of(array)
     if reader is not None:
@@ -552,17 +562,67 @@ class FileArray(BackendArray):
         return found.shown_as(self.shape) if alike else None
 
     def _read(self, direct: DirectArray, key: tuple[Any, ...]) -> NDArray[Any]:
-        """Read a basic or outer index, whose slices go forwards and whose arrays are sorted."""
-        axes = [_positions(k, n) for k, n in zip(key, direct.shape, strict=True)]
-        out = np.empty([len(axis) for axis in axes], direct.dtype)
-        if out.size:
-            if all(map(_is_run, axes)):
-                direct.read([_span(axis) for axis in axes], out)
-            else:
-                _read_some(direct, axes, out)
-        # an integer takes the axis away
-        kept = tuple(slice(None) if isinstance(k, slice) or np.ndim(k) else 0 for k in key)
-        return np.asarray(out[kept]).astype(self.dtype, copy=False)
+        return _outer(direct, key).astype(self.dtype, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class StoreArray(BackendArray):
+    """An array of a local zarr store, read chunk by chunk in the thread that asks.
+
+    zarr decodes ten chunks at once in threads of its own, whose heaps keep what they held.
+    """
+
+    array: Any
+    """xarray's own array of the variable."""
+    way: ChunkFiles | ShardFiles
+    """How its chunks are read."""
+
+    @classmethod
+    def of(cls, array: Any) -> Any:
+        """Take the place of an array of xarray's; return that one where only zarr can read it."""
+        way = files_of(array._array) if type(array._array) is zarr.Array else None
+        return cls(array, way) if isinstance(way, ChunkFiles | ShardFiles) else array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoreArray.of, (self.array,)
+
+    def __dask_tokenize__(self) -> Any:
+        return normalize_token(self.array)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements along each axis."""
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype that zarr gives it."""
+        dtype: np.dtype[Any] = self.array.dtype
+        return dtype
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Elements of a chunk along each axis."""
+        chunks: tuple[int, ...] = self.way.array.chunks
+        return chunks
+
+    def __getitem__(self, key: ExplicitIndexer) -> Any:
+        if isinstance(key, VectorizedIndexer):
+            # points lie anywhere, and zarr reads only the chunks that hold some
+            return self.array[key]
+        read = functools.partial(_outer, self)
+        return explicit_indexing_adapter(key, self.shape, IndexingSupport.OUTER, read)
+
+    async def async_getitem(self, key: ExplicitIndexer) -> Any:
+        """Read beside other reads, as zarr does."""
+        return await self.array.async_getitem(key)
+
+    def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Read a region, into ``out`` if it is given."""
+        if out is None:
+            out = np.empty([r.stop - r.start for r in region], self.dtype)
+        self.way.read(region, out)
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -583,6 +643,24 @@ class UnopenedArray(BackendArray):
         return explicit_indexing_adapter(key, self.shape, IndexingSupport.OUTER, read)
 
 
+#: Lazy arrays of xchunk's own.
+_OURS = (FileArray, StoreArray, UnopenedArray)
+
+
+def _outer(stored: DirectArray | StoreArray, key: tuple[Any, ...]) -> NDArray[Any]:
+    """Read a basic or outer index, whose slices go forwards and whose arrays are sorted."""
+    axes = [_positions(k, n) for k, n in zip(key, stored.shape, strict=True)]
+    out = np.empty([len(axis) for axis in axes], stored.dtype)
+    if out.size:
+        if all(map(_is_run, axes)):
+            stored.read([_span(axis) for axis in axes], out)
+        else:
+            _read_some(stored, axes, out)
+    # an integer takes the axis away
+    kept = tuple(slice(None) if isinstance(k, slice) or np.ndim(k) else 0 for k in key)
+    return np.asarray(out[kept])
+
+
 def _positions(key: Any, size: int) -> _Positions:
     """List the elements that an index takes along an axis."""
     if isinstance(key, slice):
@@ -599,7 +677,9 @@ def _span(axis: _Positions) -> slice:
     return slice(int(axis[0]), int(axis[-1]) + 1)
 
 
-def _read_some(direct: DirectArray, axes: Sequence[_Positions], out: NDArray[Any]) -> None:
+def _read_some(
+    direct: DirectArray | StoreArray, axes: Sequence[_Positions], out: NDArray[Any]
+) -> None:
     """Read scattered elements, chunk by chunk: no chunk twice, and none that is not touched."""
     pieces = [
         _pieces(np.asarray(axis), cell) for axis, cell in zip(axes, _cells(direct), strict=True)
@@ -610,7 +690,7 @@ def _read_some(direct: DirectArray, axes: Sequence[_Positions], out: NDArray[Any
         out[tuple(here for here, _ in piece)] = box[picked]
 
 
-def _cells(direct: DirectArray) -> Sequence[int]:
+def _cells(direct: DirectArray | StoreArray) -> Sequence[int]:
     """Return how far elements of an axis may lie apart that are read at once."""
     if direct.chunks is not None:
         return direct.chunks

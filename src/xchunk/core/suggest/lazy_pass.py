@@ -47,7 +47,7 @@ HALO_COPIES = 7.0
 SPLIT_COPIES = 2.7
 
 #: Chunks that zarr decodes at once within one task (``async.concurrency``).
-ZARR_CONCURRENCY = 10
+_ZARR_CONCURRENCY = 10
 
 #: Root tasks that a dask worker is given for each of its threads
 #: (``distributed.scheduler.worker-saturation``); those beyond its threads may hold a block.
@@ -78,6 +78,12 @@ _PENALTY, _SPLIT_PENALTY, _CROWDED, _LEANING = 1.0, 0.25, 0.6, 0.05
 def item_nbytes(dtype: np.dtype[Any]) -> int:
     """Bytes of one element in memory; an estimate for strings of any length."""
     return STRING_NBYTES if dtype.kind in "OT" else max(1, dtype.itemsize)
+
+
+def decoded_at_once(layout: ArrayLayout) -> int:
+    """Stored chunks that a task decodes at once when it reads a lazy block of a variable."""
+    by_zarr = layout.format.startswith("zarr") and not layout.unlocked
+    return _ZARR_CONCURRENCY if by_zarr else 1
 
 
 @dataclass(frozen=True)
@@ -195,7 +201,7 @@ class PassModel:
         raw = elements * item_nbytes(v.stored_dtype)
         chunk = self.chunk_raw_nbytes
         encoded = self.compression if v.codecs else 0.0
-        at_once = ZARR_CONCURRENCY if v.format.startswith("zarr") else 1
+        at_once = decoded_at_once(v)
         if v.format == "dask":
             # the blocks that are merged are all there at once
             in_flight = np.where(splits, touched * chunk, raw)
