@@ -42,7 +42,13 @@ from xchunk.targets.encode import Assembled
 from xchunk.targets.fsync import Confirming, flush
 from xchunk.targets.journal import Header, Journal
 from xchunk.targets.location import FEW, Site
-from xchunk.targets.metadata import TargetArray, TargetMetadata, commit, write_arrays
+from xchunk.targets.metadata import (
+    TargetArray,
+    TargetMetadata,
+    commit,
+    tell_above,
+    write_arrays,
+)
 from xchunk.targets.ownership import forget, lease, sweep_partials
 from xchunk.targets.scratch import LEASES, MARKER, Workspace, is_lost_mark, make_marker
 
@@ -233,10 +239,13 @@ class Rechunk:
                 if check is not None:
                     shown = store if complete else Unpublished(store, self.metadata.groups)
                     checked(check, shown, "" if complete else _refused(site.store))
+                if not complete or store is not site.store:
+                    tell_above(site.store, {})
                 if not complete:
                     held.check()
                     self._commit(store)
                 final = site.publish(store)
+                tell_above(final, {**self.metadata.arrays, **self.metadata.groups})
             except BaseException as error:
                 if not began and not self._has_boxes():
                     with suppress(Exception):

@@ -262,17 +262,24 @@ def root_of(store: Store) -> tuple[Store, str]:
     Readers find all metadata in the root of a hierarchy: who writes to a group has to know it.
     A store that lies in no other group is returned as it is, with an empty path.
     """
-    root, names = store, []
-    while (found := above(root)) is not None:
-        outer, name = found
+    root = store, ""
+    for root in groups_above(store):  # noqa: B007 - the last one is wanted
+        pass
+    return root
+
+
+def groups_above(store: Store) -> Iterator[tuple[Store, str]]:
+    """Yield the groups that a store lies in, the nearest first, with the store's path in each."""
+    path = ""
+    while (found := above(store)) is not None:
+        store, name = found
         try:
-            if not _is_group(outer):
-                break
+            if not _is_group(store):
+                return
         except Exception:  # noqa: BLE001 - what may not be read cannot be the root of this
-            break
-        root = outer
-        names.append(name)
-    return root, "/".join(reversed(names))
+            return
+        path = f"{name}/{path}".rstrip("/")
+        yield store, path
 
 
 def above(store: Store) -> tuple[Store, str] | None:

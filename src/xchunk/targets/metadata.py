@@ -25,6 +25,7 @@ from xchunk.errors import EncodingError
 from xchunk.sources.refs import ZarrRef
 from xchunk.stores.adapter import get_key, open_array, put_key, put_keys
 from xchunk.stores.overlay import Unpublished
+from xchunk.stores.stores import groups_above
 from xchunk.targets.encode import Assembled
 from xchunk.targets.fsync import put_all_durably
 
@@ -285,3 +286,45 @@ def commit(store: Store, metadata: TargetMetadata) -> None:
     """Make the target visible: write the groups' metadata, the root's last."""
     put_all_durably(store, dict([*metadata.groups.items()][:-1]))
     put_all_durably(store, dict([*metadata.groups.items()][-1:]))
+
+
+def tell_above(store: Store, documents: Mapping[str, bytes]) -> None:
+    """Let the groups that a store lies in say what it holds, where they hold all metadata.
+
+    Readers take their word for it: who opens a group through its root would read new chunks by
+    old metadata. Two runs in one hierarchy that end at the same instant may overwrite each
+    other's words, as those of zarr's own ``consolidate_metadata`` do.
+
+    - ``documents``: the store's documents by their keys in it; none: it is about to be replaced.
+    """
+    for outer, path in groups_above(store):
+        for key in ("zarr.json", ".zmetadata"):
+            raw = get_key(outer, key)
+            new = None if raw is None else _with_members(key, raw, path, documents)
+            if new is not None and new != raw:
+                put_all_durably(outer, {key: new})
+
+
+def _with_members(key: str, raw: bytes, path: str, documents: Mapping[str, bytes]) -> bytes | None:
+    """Return a group's document that says of what lies at a path what is there now.
+
+    - returns: None where the group says nothing of what is in it.
+    """
+    whole = json.loads(raw)
+    third = key == "zarr.json"
+    said = whole.get("consolidated_metadata") if third else whole
+    if not said or "metadata" not in said:
+        return None
+    kept = {k: v for k, v in said["metadata"].items() if not f"{k}/".startswith(f"{path}/")}
+    names = ("zarr.json",) if third else (".zarray", ".zattrs", ".zgroup")
+    for own, document in documents.items():
+        folder, _, name = own.rpartition("/")
+        if name in names:
+            member = json.loads(document)
+            if member.get("node_type") == "group":
+                member["consolidated_metadata"] = {**said, "metadata": {}}
+            kept["/".join(filter(None, (path, folder, "" if third else name)))] = member
+    if kept == said["metadata"]:
+        return raw
+    said["metadata"] = kept
+    return json.dumps(whole, indent=2).encode()
