@@ -745,3 +745,15 @@ def test_labels_beyond_what_nanoseconds_hold(year: int, how: str) -> None:
         new, length = days(2, 4), 4
         out = new.chunking.write_region(store, region=region, verify=True, **QUIET)
     xr.testing.assert_equal(out.load(), days(0, length))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("height", [np.nan, np.float32(-0.0), np.datetime64("NaT", "ns"), 2])
+def test_a_scalar_that_is_the_same_is_no_obstacle(height: Any, zarr_format: int) -> None:
+    def make(*labels: float) -> xr.Dataset:
+        ds = xr.Dataset({"v": ("t", np.zeros(len(labels)))}, {"t": list(labels)})
+        return ds.assign_coords(h=height)
+
+    make(0, 1).to_zarr("s.zarr", zarr_format=zarr_format)
+    make(2).chunking.append("s.zarr", dim="t", **QUIET)
+    xr.testing.assert_identical(xr.open_zarr("s.zarr").load(), make(0, 1, 2))

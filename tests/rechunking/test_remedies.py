@@ -168,6 +168,20 @@ def test_remedies_of_a_region(case: str) -> None:
     xr.testing.assert_equal(xr.open_zarr("s.zarr").load(), wanted)
 
 
+def test_a_label_that_stands_twice_is_no_place() -> None:
+    def make(labels: list[float], value: float) -> xr.Dataset:
+        return xr.Dataset({"v": ("t", np.full(len(labels), value))}, {"t": np.array(labels, "f8")})
+
+    make([0, 1, 2, 2, 3, 1], 0).to_zarr("s.zarr")
+    for labels in ([2.0], [0.0, 1.0]):
+        with pytest.raises(xchunk.InvalidChunksError, match=r"more than once.*region=\{'t'"):
+            make(labels, 5).chunking.write_region("s.zarr", region="auto", **QUIET)
+    # both of them are one place, and a label besides is another
+    make([2, 2, 3], 7).chunking.write_region("s.zarr", region="auto", **QUIET)
+    make([2], 8).drop_vars("t").chunking.write_region("s.zarr", region={"t": slice(3, 4)}, **QUIET)
+    assert xr.open_zarr("s.zarr").v.values.tolist() == [0, 0, 7, 8, 7, 0]
+
+
 def test_labels_that_are_no_place_are_appended() -> None:
     weather(0, 20).to_zarr("s.zarr")
     with pytest.raises(xchunk.InvalidChunksError, match=r"append\(\)"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,12 +27,14 @@ from xchunk.stores.adapter import (
     write_units,
 )
 from xchunk.stores.stores import is_zarr
+from xchunk.targets.location import Site
 from xchunk.targets.scratch import (
     MARKER,
     PREFIX,
     Workspace,
     can_shard_raw_bytes,
     delete_spent,
+    make_marker,
     refuse_lost_pieces,
 )
 
@@ -180,6 +183,31 @@ def test_a_lease_without_a_marker_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "t.zarr" / MARKER).unlink()
     with pytest.raises(TargetExistsError, match="did not make"):
         space.create()
+
+
+@pytest.mark.parametrize("place", ["workspace", "site"])
+def test_a_run_that_begins_meanwhile_is_not_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    store, own = LocalStore(tmp_path / "s.zarr"), Workspace.read_marker
+    began: list[bool] = []
+
+    def read(self: Workspace) -> Any:
+        found = own(self)
+        if not began:
+            # another run writes its marker, and what comes after, just after we have looked
+            began.append(True)
+            put_key(store, MARKER, make_marker())
+            put_key(store, f"{PREFIX}/journal/header.json", b"{}")
+        return found
+
+    monkeypatch.setattr(Workspace, "read_marker", read)
+    if place == "workspace":
+        Workspace(store).create()
+    else:
+        Site(store).check()
+    assert began
+    assert own(Workspace(store)) is not None
 
 
 def test_who_leaves_takes_no_lease_but_its_own(tmp_path: Path) -> None:

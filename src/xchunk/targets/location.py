@@ -337,7 +337,8 @@ class Site:
         state = state_of(self.store)
         if state == "complete" and not self.overwrite:
             raise self.exists()
-        if state == "foreign":
+        # a run that began just now has written its marker before all else
+        if state == "foreign" and state_of(self.store) == "foreign":
             raise TargetExistsError(
                 f"{describe(self.store)} is there and is no zarr store, so it is not replaced. "
                 "Nothing was written. Give another target, or move it away."

@@ -110,7 +110,9 @@ class Workspace:
         - raises `TargetExistsError` if something that is not ours lies where the scratch data
           would.
         """
-        if self.read_marker() is None and not self.is_bare and self._holds_others():
+        unknown = self.read_marker() is None and not self.is_bare and self._holds_others()
+        # a run that began just now has written its marker before all else
+        if unknown and self.read_marker() is None:
             raise TargetExistsError(
                 f"{describe(self.store)} holds a folder {PREFIX!r} that xchunk did not make. "
                 "Nothing was written. Move it away, or give another target."

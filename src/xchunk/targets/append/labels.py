@@ -203,6 +203,14 @@ def _find(labels: Labels, dim: str, *, decoded: bool) -> slice:
             f"{_shown(new[0], held) if new.size else 'none'}, do not stand side by side in the "
             "store. Nothing was written. ds.chunking.append() appends what is new."
         )
+    places = np.flatnonzero(np.isin(old, new))
+    if places.size != new.size:
+        other = next(int(i) for i in places if not start <= i < start + new.size)
+        raise InvalidChunksError(
+            f"region='auto': the label {_shown(old[other], held)} of {dim!r} stands in the store "
+            f"more than once, at position {other} too, so that it does not tell where the data "
+            f"belong. Nothing was written. Give positions: region={{{dim!r}: slice(…, …)}}."
+        )
     return slice(start, start + new.size)
 
 
@@ -232,7 +240,7 @@ def order_of(one: Assembled, held: Held) -> str | None:
 
 def same_values(one: Assembled, held: Held, budget: MemoryBudget) -> bool:
     """Return whether a variable holds the bits that the store holds; read part by part."""
-    if not one.shape or one.dtype.hasobject or one.dtype.kind == "T":
+    if one.dtype.hasobject or one.dtype.kind == "T":
         return bool(np.array_equal(_new(one), _old(held)))
     from dask.array.core import normalize_chunks
 
