@@ -545,7 +545,7 @@ def read_job_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise InvalidJobError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidJobError(f"{path}: is not TOML: {error}.") from error
+        raise InvalidJobError(f"{path}: is not TOML, as job files are: {error}.") from error
 
 
 def expand(jobs: Sequence[Job], base: str | os.PathLike[str] = ".") -> tuple[Item, ...]:

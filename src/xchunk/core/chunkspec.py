@@ -256,7 +256,7 @@ def shards_for_store(
         if n % chunk:
             raise InvalidChunksError(
                 f"a shard of {n} along {dim!r} of {layout.name!r} does not hold whole chunks of "
-                f"{chunk}. Give a multiple, such as {max(1, n // chunk) * chunk}."
+                f"{chunk}. Give a multiple, such as {-(-n // chunk) * chunk}."
             )
         out.append(n)
     return tuple(out)
