@@ -777,7 +777,13 @@ class ChunkingAccessor(Generic[T]):
     def _lazily(self, options: RechunkOptions) -> T:
         from xchunk.core.chunkspec import parse_chunks
         from xchunk.core.suggest.suggestion import Suggestion
-        from xchunk.rechunking.lazy import chunk_lazily, tell_threads, warn_of_reading
+        from xchunk.rechunking.lazy import (
+            below,
+            chunk_as_suggested,
+            chunk_lazily,
+            tell_threads,
+            warn_of_reading,
+        )
 
         asked = options.chunks
         if asked is None:
@@ -796,18 +802,19 @@ class ChunkingAccessor(Generic[T]):
                     "same, give the chunks themselves: apply(suggestion.lazy_chunks)."
                 )
             tell_threads(asked)
-            chunks: Mapping[str, Mapping[str, Any]] = asked.chunks
-        else:
-            layouts = self.layout().layouts
-            chunks = parse_chunks(asked, layouts)
-            warn_of_reading(layouts, chunks)
-        out = {}
-        for path, ds in self._groups().items():
-            prefix = f"{path}/" if path else ""
-            out[path] = chunk_lazily(
-                ds, {n.removeprefix(prefix): c for n, c in chunks.items() if n.startswith(prefix)}
+            chunks, found = asked.chunks, asked.variables
+            return self._back(
+                {
+                    path: chunk_as_suggested(ds, below(path, found), below(path, chunks))
+                    for path, ds in self._groups().items()
+                }
             )
-        return self._back(out)
+        layouts = self.layout().layouts
+        given = parse_chunks(asked, layouts)
+        warn_of_reading(layouts, given)
+        return self._back(
+            {path: chunk_lazily(ds, below(path, given)) for path, ds in self._groups().items()}
+        )
 
     def __repr__(self) -> str:
         from xchunk.display.render import as_text

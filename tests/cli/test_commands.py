@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import xarray as xr
 
 from xchunk.cli import main
+from xchunk.errors import MemoryBudgetError
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +84,23 @@ def test_what_goes_wrong_is_one_line(
 ) -> None:
     assert main.run(args) == code
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_suggest_names_no_rechunk_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    maps = xr.Dataset({"a": (("time", "y", "x"), np.zeros((400, 200, 240), "f4"))})
+    maps.to_zarr("maps.zarr", encoding={"a": {"chunks": (1, 200, 240)}})
+    options = ["suggest", "maps.zarr", "--whole", "time"]
+    assert main.run([*options, "--max-mem", "100MB"]) == 0
+    assert "xchunk rechunk" in capsys.readouterr().out
+    # a pass fits, but no rechunk does
+    assert main.run([*options, "--max-mem", "3MB"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "xchunk rechunk" not in shown
+    least = re.search(r"does not fit --max-mem 3.00MB. Give --max-mem \S+ \((\d+) bytes\)", shown)
+    assert least is not None
+    ds = xr.open_zarr("maps.zarr", chunks=None)
+    target = ds.chunking.suggest({"time": -1}, max_mem="3MB").encoding["a"]["chunks"]
+    chunks = dict(zip(ds.a.dims, target, strict=True))
+    ds.chunking.plan(chunks, store="out.zarr", max_mem=int(least[1]))
+    with pytest.raises(MemoryBudgetError):
+        ds.chunking.plan(chunks, store="out.zarr", max_mem="3MB")

@@ -52,6 +52,21 @@ def test_a_finished_target_is_already_complete(
     assert files() == before
 
 
+@pytest.mark.parametrize("look", [["plan"], ["rechunk", "--dry-run"]], ids=" ".join)
+def test_a_look_at_a_finished_target_says_the_same(
+    source: str, look: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(["rechunk", source, *AGAIN]) == 0
+    before = files()
+    capsys.readouterr()
+    assert main.run([*look, source, *AGAIN]) == 0
+    assert "out.zarr: already complete" in capsys.readouterr().out
+    assert main.run([*look, source, *AGAIN, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["schema"], said["complete"]) == ("xchunk.plan", True)
+    assert files() == before
+
+
 def _other_chunks(_: str) -> None:
     shutil.rmtree("out.zarr")
     dataset().to_zarr("out.zarr", encoding={"a": {"chunks": (20, 6)}})
@@ -96,8 +111,3 @@ def test_a_value_that_differs_is_found_by_verify(source: str) -> None:
     zarr.open_group("out.zarr", mode="a")["a"][0, 0] = 17
     assert main.run(["rechunk", source, *AGAIN]) == 0
     assert main.run(["rechunk", source, *AGAIN, "--verify"]) not in (0, 7)
-
-
-def test_a_dry_run_says_that_the_target_is_there(source: str) -> None:
-    assert main.run(["rechunk", source, *AGAIN]) == 0
-    assert main.run(["rechunk", source, *AGAIN, "--dry-run"]) == 7

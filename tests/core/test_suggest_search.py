@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xchunk.core.cost import Rates
-from xchunk.core.grid import Axis, Grid
+from xchunk.core.grid import Axis, Grid, near_equal
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.suggest.access import AccessPattern
@@ -21,7 +21,6 @@ from xchunk.core.suggest.lazy_pass import (
     best_pass,
     dim_candidates,
     item_nbytes,
-    near_equal,
 )
 
 SCAN = AccessPattern("scan")

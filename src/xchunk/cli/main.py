@@ -457,7 +457,15 @@ def plan(out: Output, /, details: bool, **given: Any) -> None:
     """Show what rechunking SRC to DST would do; nothing is written."""
     request = request_of(out, given)
     with on_cluster(out, given):
-        planned = plan_given(_opened(out, given, request), given, request).plan
+        ds = _opened(out, given, request)
+        try:
+            planned = plan_given(ds, given, request).plan
+        except TargetExistsError:
+            found = finished_of(ds, given, request)
+            if found is None:
+                raise
+            _say_finished(out, ds, given, request, found, schema="plan")
+            return
     out.report("plan", planned, details=details)
 
 
@@ -492,10 +500,11 @@ def rechunk(out: Output, /, dry_run: bool, verify: bool, details: bool, **given:
         try:
             job = plan_given(ds, given, request)
         except TargetExistsError:
-            found = None if dry_run else finished_of(ds, given, request)
+            found = finished_of(ds, given, request)
             if found is None:
                 raise
-            _say_finished(out, ds, given, request, found, verify=verify)
+            schema, verify = ("plan", False) if dry_run else ("rechunk", verify)
+            _say_finished(out, ds, given, request, found, schema=schema, verify=verify)
             return
         planned = job.plan
         if dry_run:
@@ -529,7 +538,8 @@ def _say_finished(
     request: dict[str, Any],
     found: RechunkPlan,
     *,
-    verify: bool,
+    schema: str,
+    verify: bool = False,
 ) -> None:
     """Say that an earlier run of the same command has made the target; compare it if asked."""
     said = f"{found.target}: already complete"
@@ -543,12 +553,14 @@ def _say_finished(
             ". Its metadata are those that this would write; the values were not compared: "
             "--verify does that"
         )
-    done = {
-        "predicted_seconds": found.seconds,
-        "seconds": 0.0,
-        "verified": True if verify else None,
-    }
-    out.result("rechunk", lambda: {**found.to_dict(), **done}, lambda: said)
+    done: dict[str, Any] = {"complete": True}
+    if schema == "rechunk":
+        done = {
+            "predicted_seconds": found.seconds,
+            "seconds": 0.0,
+            "verified": True if verify else None,
+        }
+    out.result(schema, lambda: {**found.to_dict(), **done}, lambda: said)
 
 
 def _opened(out: Output, given: dict[str, Any], request: dict[str, Any]) -> Any:

@@ -131,7 +131,7 @@ def steps_of(
     - ``given``: the options of the command that asked for it.
     - ``mask``: takes credentials out of a text, which has to be done before its lines are folded.
     """
-    from xchunk.core.suggest.suggestion import needs_format_3
+    from xchunk.core.suggest.suggestion import more_memory, needs_format_3
     from xchunk.display.document import Code, Paragraph
     from xchunk.display.phrases import SMALL
 
@@ -166,7 +166,10 @@ def steps_of(
         *(decoded if unlike else []),
         Paragraph("Reasons: --why. All numbers: --json.", dim=True),
     ]
+    more = more_memory(suggestion)
     if suggestion.action == "stage":
+        if more:
+            return [Paragraph(more), *about]
         return [
             Paragraph("Next:"),
             Code(command),
@@ -180,7 +183,7 @@ def steps_of(
     return [
         Paragraph("Nothing needs to be written. Next, in Python:"),
         Code(python),
-        *([] if stored_so else again),
+        *([] if stored_so else [Paragraph(more)] if more else again),
         *about,
     ]
 

@@ -349,3 +349,20 @@ def _filled(
 def _touched(axis: Axis, i: int, origin: int, boxes: Axis) -> range:
     start, stop = axis.bounds(i)
     return boxes.touched(max(0, start - origin), min(boxes.size, stop - origin))
+
+
+def near_equal(axis: Axis, length: int) -> tuple[int, ...]:
+    """Cut each stored chunk into near-equal parts of at most ``length`` elements."""
+    parts = axis.parts or (*(axis.chunk,) * (axis.size // axis.chunk), axis.size % axis.chunk)
+    return tuple(
+        itertools.chain.from_iterable(equal_parts(p, ceildiv(p, length)) for p in parts if p)
+    )
+
+
+def equal_parts(n: int, q: int) -> tuple[int, ...]:
+    """Cut ``n`` into ``q`` parts that differ by one element at most, longer ones first.
+
+    361 in 4 parts is 91, 90, 90, 90.
+    """
+    short, longer = divmod(n, q)
+    return (short + 1,) * longer + (short,) * (q - longer)

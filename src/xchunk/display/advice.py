@@ -14,6 +14,7 @@ from xchunk.core.suggest.suggestion import (
     Suggestion,
     VariableSuggestion,
     counted_passes,
+    more_memory,
     needs_format_3,
 )
 from xchunk.core.types import DimChunk
@@ -227,9 +228,9 @@ def _in_python(s: Suggestion) -> list[Block]:
         "chunk": "ds = ds.chunking.apply(suggestion)",
         "stage": f'ds = ds.chunking.apply(suggestion, store="rechunked.zarr"{three})',
     }[s.action]
+    more = more_memory(s) if s.action == "stage" else ""
     return [
-        Paragraph("Next:"),
-        Code(code),
+        *([Paragraph(more)] if more else [Paragraph("Next:"), Code(code)]),
         Paragraph("Reasons: print(suggestion.details()). All numbers: .to_dict()", dim=True),
     ]
 

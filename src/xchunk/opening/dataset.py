@@ -30,7 +30,7 @@ from xchunk.errors import ExcessiveIOWarning, InvalidChunksError, SourceError, X
 from xchunk.opening.combine import FindChunks, Opened, join_files, open_alike
 from xchunk.opening.formats import open_groups, open_source
 from xchunk.opening.groups import by_position, group_edges
-from xchunk.rechunking.lazy import chunk_lazily, threads_note
+from xchunk.rechunking.lazy import agreeing, chunk_lazily, threads_note
 from xchunk.rechunking.options import nearest_keyword
 from xchunk.sources.layouts import read_layouts
 
@@ -546,7 +546,7 @@ def open_dataset(
         ds = opened(names[0])
         if preprocess is not None:
             ds = preprocess(ds)
-        ds = chunk_lazily(ds, wish.chunks(ds, read_layouts({"": ds}).layouts))
+        ds = agreeing(chunk_lazily(ds, wish.chunks(ds, read_layouts({"": ds}).layouts)))
     else:
         # a function of the user's may look at anything
         alike = preprocess is None and not open_kwargs
@@ -560,5 +560,6 @@ def open_dataset(
                 join=join,
                 preprocess=preprocess,
             )
+        ds = agreeing(ds)
     wish.tell()
     return ds

@@ -24,7 +24,7 @@ from xchunk.core.memory import MemoryBudget
 from xchunk.core.types import Access, ByteSize
 from xchunk.errors import ExcessiveIOWarning, InvalidChunksError, XchunkWarning
 from xchunk.opening.formats import open_groups
-from xchunk.rechunking.lazy import chunk_lazily, threads_note
+from xchunk.rechunking.lazy import agreeing, below, chunk_lazily, threads_note
 from xchunk.sources.layouts import read_layouts
 
 if TYPE_CHECKING:
@@ -378,10 +378,6 @@ def open_datatree(
         for name, v in suggestion.variables.items()
         if v.action != "load"
     }
-    return tree_of({path: chunk_lazily(ds, _below(path, chunks)) for path, ds in groups.items()})
-
-
-def _below(path: str, chunks: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return what is said of the variables of one group, by their names in it."""
-    split = ((*name.rpartition("/")[::2], own) for name, own in chunks.items())
-    return {name: own for group, name, own in split if group == path}
+    return tree_of(
+        {path: agreeing(chunk_lazily(ds, below(path, chunks))) for path, ds in groups.items()}
+    )

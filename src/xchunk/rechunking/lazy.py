@@ -17,7 +17,7 @@ from xchunk.sources.foreign import refuse_in_blocks
 
 if TYPE_CHECKING:
     from xchunk.core.layout import ArrayLayout
-    from xchunk.core.suggest.suggestion import Suggestion
+    from xchunk.core.suggest.suggestion import Suggestion, VariableSuggestion
 
 
 def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.Dataset:
@@ -43,6 +43,55 @@ def chunk_lazily(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, Any]]) -> xr.
     data = {n: v for n, v in changed.items() if n not in ds.coords}
     out = ds.assign(data) if data else ds.copy()
     return out.assign_coords(coords) if coords else out
+
+
+def below(path: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the variables of one group, and those in it, by their names there."""
+    prefix = f"{path}/" if path else ""
+    return {name.removeprefix(prefix): v for name, v in known.items() if name.startswith(prefix)}
+
+
+def chunk_as_suggested(
+    ds: xr.Dataset,
+    suggested: Mapping[str, VariableSuggestion],
+    chunks: Mapping[str, Mapping[str, Any]],
+) -> xr.Dataset:
+    """Give each variable its own dask chunks, so that ``ds.chunks`` works.
+
+    - ``suggested``: what was suggested for each variable. Small ones that are to be loaded stay
+      without dask beside others.
+    - ``chunks``: as for `chunk_lazily`.
+    - returns: a new Dataset; nothing is computed.
+    """
+    known = {n: v for n, v in suggested.items() if n in ds.variables and n not in ds.xindexes}
+    small = {n for n, v in known.items() if v.action == "load" and ds.variables[n].chunks is None}
+    if any(chunks.get(name) and name not in small for name in known):
+        chunks = {name: own for name, own in chunks.items() if name not in small}
+    return agreeing(chunk_lazily(ds, chunks))
+
+
+def agreeing(ds: xr.Dataset) -> xr.Dataset:
+    """Cut blocks where those of other variables end, so that ``ds.chunks`` works.
+
+    What is read at once stays so, and is cut afterwards.
+    """
+    try:
+        ds.chunks  # noqa: B018 - raises where variables disagree
+    except ValueError:
+        pass
+    else:
+        return ds
+    out = ds.unify_chunks()
+    for name, variable in out.variables.items():
+        if variable.chunks != ds.variables[name].chunks:
+            # to_zarr would refuse the stored chunks for blocks that cut them
+            variable.encoding = {k: v for k, v in variable.encoding.items() if k not in _STORED}
+    out.set_close(ds.close)
+    return out
+
+
+#: What encodings say of stored chunks.
+_STORED = ("chunks", "preferred_chunks", "shards", "chunksizes", "contiguous")
 
 
 def warn_of_reading(

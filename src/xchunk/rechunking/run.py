@@ -25,7 +25,7 @@ from xchunk.errors import (
 )
 from xchunk.rechunking.bind import full_disks
 from xchunk.rechunking.extending import BoundExtension
-from xchunk.rechunking.lazy import chunk_lazily, tell_threads
+from xchunk.rechunking.lazy import below, chunk_as_suggested, chunk_lazily, tell_threads
 from xchunk.rechunking.runner import Rechunk
 from xchunk.rechunking.verify import prove, prove_extension
 from xchunk.sources.arrays import small_chunk_caches
@@ -51,6 +51,7 @@ def reopen(
     zarr_format: int,
     consolidated: bool = True,
     indexes: bool = True,
+    suggestion: Suggestion | None = None,
 ) -> dict[str, xr.Dataset]:
     """Open each group of a committed store with dask chunks that match what is stored.
 
@@ -60,6 +61,7 @@ def reopen(
     - ``zarr_format``: the format, so that nothing is asked for that the other one would have.
     - ``consolidated``: whether the root of the store holds all metadata.
     - ``indexes``: whether the coordinates of dims are loaded as indexes, as xarray does.
+    - ``suggestion``: where the chunks are from, if they were suggested.
     """
     out = {}
     for path, source in like.items():
@@ -78,11 +80,11 @@ def reopen(
             ds = ds.assign_coords({n: v for n, v in new.items() if n in ds.coords})
         # xarray makes only some of them coordinates by itself; a grid mapping it does not
         ds = ds.set_coords([n for n in source.coords if n in ds.variables])
-        prefix = f"{path}/" if path else ""
-        own = {
-            name.removeprefix(prefix): c for name, c in chunks.items() if name.startswith(prefix)
-        }
-        out[path] = chunk_lazily(ds, own)
+        own = below(path, chunks)
+        if suggestion is None:
+            out[path] = chunk_lazily(ds, own)
+        else:
+            out[path] = chunk_as_suggested(ds, below(path, suggestion.variables), own)
     return out
 
 
@@ -290,6 +292,7 @@ def run_rechunk(
         store = rechunk.run(report=report, check=check)
     try:
         how: dict[str, Any] = {"zarr_format": zarr_format, "consolidated": consolidated}
+        how["suggestion"] = chunks if isinstance(chunks, Suggestion) else None
         found = reopen(store, inside, _dask_chunks(rechunk, chunks), **how)
         return dict(zip(groups, found.values(), strict=True))
     except Exception as error:

@@ -12,13 +12,13 @@ from typing import Any
 import xarray as xr
 
 from xchunk.core.cost import Rates
-from xchunk.core.grid import Axis, ceildiv
+from xchunk.core.grid import Axis, ceildiv, near_equal
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.reports.workload import Outcome, Prediction, best_outcomes, reasons
 from xchunk.core.suggest.access import AccessPattern, dim_roles
 from xchunk.core.suggest.decision import TIE, WORTHWHILE, Rewritten, rewritten
-from xchunk.core.suggest.lazy_pass import best_pass, near_equal
+from xchunk.core.suggest.lazy_pass import best_pass
 from xchunk.core.suggest.suggestion import Suggestion, suggest_dataset
 from xchunk.core.types import DimChunk
 from xchunk.core.units import format_bytes, format_seconds

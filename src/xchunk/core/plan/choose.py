@@ -116,7 +116,7 @@ def _check_job(job: CopyJob, concurrency: int) -> None:
         raise InvalidChunksError(f"concurrency={concurrency} must be at least 1.")
 
 
-def _as_given(budget: MemoryBudget, smallest: int) -> tuple[str, str]:
+def as_given(budget: MemoryBudget, smallest: int) -> tuple[str, str]:
     """Say what the budget is, and how a larger one is given, in the words of who gave it."""
     size = format_bytes(budget.max_mem)
     if budget.memory is None:
@@ -158,7 +158,7 @@ def _no_plan(planner: Planner) -> MemoryBudgetError | InvalidChunksError:
     free = Planner(
         job, budget, rates=planner.rates, limits=endless, concurrency=planner.concurrency
     )
-    given, remedy = _as_given(budget, smallest)
+    given, remedy = as_given(budget, smallest)
     if free.feasible(budget.max_mem):
         reason = (
             f"with {given} it would take more than {format_count(limits.tasks)} tasks "
@@ -254,6 +254,26 @@ def forecast(
     """
     plan = _planned(_job(layout, chunks, shards, rates), budget, rates)
     return None if plan is None else replace(plan, job=replace(plan.job, name=layout.name))
+
+
+def least_budget(
+    layout: ArrayLayout,
+    chunks: Chunks,
+    shards: Chunks | None,
+    budget: MemoryBudget,
+    rates: Rates,
+) -> int | None:
+    """Report the bytes that a rechunk takes at least, where they are more than the budget's."""
+    if forecast(layout, chunks, shards, budget, rates) is not None:
+        return None
+    try:
+        plan_array(_job(layout, chunks, shards, rates), budget, rates=rates)
+    except MemoryBudgetError as error:
+        return error.smallest
+    except InvalidChunksError:
+        # no budget would help
+        pass
+    return None
 
 
 @lru_cache(maxsize=256)

@@ -12,8 +12,9 @@ With ``L`` the time of the best lazy pass, ``s`` that of a pass over the best ne
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from xchunk.core.chunkspec import is_axis
 from xchunk.core.cost import Rates
@@ -30,7 +31,7 @@ from xchunk.core.memory import (
 from xchunk.core.plan.choose import forecast
 from xchunk.core.suggest.access import AccessPattern
 from xchunk.core.suggest.lazy_pass import LazyPass, PassModel, best_pass, item_nbytes
-from xchunk.core.types import Action, Chunks
+from xchunk.core.types import Action, Chunks, DimChunk
 from xchunk.core.units import format_bytes
 from xchunk.errors import MemoryBudgetError
 
@@ -210,6 +211,9 @@ AGAIN = 1.5
 #: that four of them write 2.5 times what they bring.
 APPENDS = 4
 
+#: Blocks of no variable, to be followed by none.
+_NONE: Mapping[str, DimChunk] = MappingProxyType({})
+
 #: Times that differ by less than this factor are not told apart by a prediction.
 TIE = 2.0
 
@@ -255,10 +259,14 @@ def decide(
     rates: Rates,
     *,
     objects: int = MANY_OBJECTS,
+    like: Mapping[str, DimChunk] = _NONE,
+    like_stored: Mapping[str, DimChunk] = _NONE,
 ) -> Decision:
     """Decide for one variable that is not empty.
 
     - ``objects``: how many it may be stored in, before chunks are gathered in shards.
+    - ``like``, ``like_stored``: blocks by dim that other variables have, lazily and after a
+      rechunk. They are followed where nothing more is decoded for it.
     - raises `MemoryBudgetError` if neither a lazy pass nor a rechunk fits, even one task at a time.
     """
     own = [p.on(layout) for p in patterns]
@@ -270,7 +278,7 @@ def decide(
     limit = writable(layout, budget)
     target = _target(layout, own, limit, objects)
     stored = _stored(layout, target)
-    lazy = _with_fewer(layout, main, budget, rates)
+    lazy = _with_fewer(layout, main, budget, rates, like)
     fewer = None if lazy is None else _reading_less(lazy, layout, main, budget, rates)
     if lazy is not None and lazy.amplification > AGAIN and any(p.halo for p in own):
         # windows read what is beside their block again, unless it is as long as the dim
@@ -290,7 +298,7 @@ def decide(
         layout.shards,
     )
     seconds = math.inf if limit is None or is_stored else _seconds(layout, target, budget, rates)
-    after = None if math.isinf(seconds) else _with_fewer(stored, main, budget, rates)
+    after = None if math.isinf(seconds) else _with_fewer(stored, main, budget, rates, like_stored)
     if lazy is None:
         if after is None:
             raise _too_small(layout, own, main, budget, rates)
@@ -390,13 +398,22 @@ def _load(
 
 
 def _with_fewer(
-    layout: ArrayLayout, pattern: AccessPattern, budget: MemoryBudget, rates: Rates
+    layout: ArrayLayout,
+    pattern: AccessPattern,
+    budget: MemoryBudget,
+    rates: Rates,
+    like: Mapping[str, DimChunk] = _NONE,
 ) -> LazyPass | None:
     """Find the best pass with all threads, or with as many as it takes for one to fit."""
     threads = max(1, budget.threads)
     while threads >= 1:
-        found = best_pass(layout, pattern, budget.with_threads(threads), rates)
+        allowed = budget.with_threads(threads)
+        found = best_pass(layout, pattern, allowed, rates)
         if found is not None:
+            if any(found.chunks.get(d, c) != c for d, c in like.items()):
+                alike = best_pass(layout, pattern, allowed, rates, like=like)
+                if alike is not None and alike.amplification <= found.amplification:
+                    return alike
             return found
         threads //= 2
     return None

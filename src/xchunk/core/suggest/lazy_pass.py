@@ -17,7 +17,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xchunk.core.cost import Rates
-from xchunk.core.grid import Axis, Grid, ceildiv
+from xchunk.core.grid import Axis, Grid, ceildiv, equal_parts, near_equal
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.suggest.access import HELD_COLUMNS, METHOD_COPIES, AccessPattern
@@ -359,14 +359,6 @@ def dim_candidates(
     return DimCandidates(found)
 
 
-def near_equal(axis: Axis, length: int) -> tuple[int, ...]:
-    """Cut each stored chunk into near-equal parts of at most ``length`` elements."""
-    parts = axis.parts or (*(axis.chunk,) * (axis.size // axis.chunk), axis.size % axis.chunk)
-    return tuple(
-        itertools.chain.from_iterable(equal_parts(p, ceildiv(p, length)) for p in parts if p)
-    )
-
-
 def _whole(axis: Axis, shards: Axis | None) -> Candidate:
     shard_reads = axis.count if shards is None else shards.count
     return Candidate(
@@ -386,23 +378,7 @@ def _whole(axis: Axis, shards: Axis | None) -> Candidate:
 def _regular(axis: Axis, shards: Axis | None, halo: int, split: bool) -> Iterable[Candidate]:
     n, k, count = axis.size, axis.chunk, axis.count
     for m in _thin(_merges(count)):
-        length = min(m * k, n)
-        blocks = ceildiv(count, m)
-        # A halo lies in the chunks before a block, which are decoded again for it.
-        extra = min(ceildiv(halo, k), max(0, count - m)) if halo else 0
-        cut = Axis(n, length)
-        yield Candidate(
-            length,
-            length,
-            blocks,
-            min(length + halo, n),
-            n + (blocks - 1) * min(extra * k, n),
-            count + (blocks - 1) * extra,
-            m + extra,
-            _shard_reads(cut, shards, count) + (blocks - 1) * (1 if halo else 0),
-            shards is None or (not halo and cut.nests(shards)),
-            False,
-        )
+        yield _merged(axis, shards, halo, m)
     if not split:
         return
     full, rest = divmod(n, k)
@@ -423,6 +399,28 @@ def _regular(axis: Axis, shards: Axis | None, halo: int, split: bool) -> Iterabl
             shards is None,
             True,
         )
+
+
+def _merged(axis: Axis, shards: Axis | None, halo: int, m: int) -> Candidate:
+    """Merge so many stored chunks in each block."""
+    n, k, count = axis.size, axis.chunk, axis.count
+    length = min(m * k, n)
+    blocks = ceildiv(count, m)
+    # A halo lies in the chunks before a block, which are decoded again for it.
+    extra = min(ceildiv(halo, k), max(0, count - m)) if halo else 0
+    cut = Axis(n, length)
+    return Candidate(
+        length,
+        length,
+        blocks,
+        min(length + halo, n),
+        n + (blocks - 1) * min(extra * k, n),
+        count + (blocks - 1) * extra,
+        m + extra,
+        _shard_reads(cut, shards, count) + (blocks - 1) * (1 if halo else 0),
+        shards is None or (not halo and cut.nests(shards)),
+        False,
+    )
 
 
 def _irregular(axis: Axis, shards: Axis | None, halo: int, split: bool) -> Iterable[Candidate]:
@@ -544,15 +542,6 @@ def _thin(values: Sequence[int]) -> list[int]:
     return out + list(values[-EXACT:])
 
 
-def equal_parts(n: int, q: int) -> tuple[int, ...]:
-    """Cut ``n`` into ``q`` parts that differ by one element at most, longer ones first.
-
-    361 in 4 parts is 91, 90, 90, 90.
-    """
-    short, longer = divmod(n, q)
-    return (short + 1,) * longer + (short,) * (q - longer)
-
-
 def _shard_reads(cut: Axis, shards: Axis | None, reads: int) -> int:
     return reads if shards is None else cut.pairs(shards)
 
@@ -583,12 +572,17 @@ class _States:
 
 
 def best_pass(
-    layout: ArrayLayout, pattern: AccessPattern, budget: MemoryBudget, rates: Rates
+    layout: ArrayLayout,
+    pattern: AccessPattern,
+    budget: MemoryBudget,
+    rates: Rates,
+    like: Mapping[str, DimChunk] | None = None,
 ) -> LazyPass | None:
     """Find the blocks with which one pass is quickest and every worker stays inside its budget.
 
     Stored chunks are split only where no blocks of whole chunks fit.
 
+    - ``like``: blocks along dims as they have to be.
     - returns: None where no blocks fit.
     """
     model = PassModel(layout, pattern.on(layout), budget, rates)
@@ -597,7 +591,7 @@ def best_pass(
     for split in (False, True):
         if split and model.is_free:
             break
-        columns = _columns(model, split)
+        columns = _columns(model, split, like or {})
         states = _merge(model, columns, split)
         if states is None:
             continue
@@ -656,7 +650,7 @@ def pass_points(
     model = PassModel(layout, pattern.on(layout), replace(budget, max_mem=2**62), rates)
     out = [np.empty((3, 0))]
     for split in (False,) if model.is_free else (False, True):
-        s = _merge(model, _columns(model, split), split)
+        s = _merge(model, _columns(model, split, {}), split)
         if s is not None:
             runs = s.runs if model.is_free else np.zeros(1)
             seconds = model.seconds(s.tasks, s.decoded, _requests(model, s), runs)
@@ -666,25 +660,35 @@ def pass_points(
     return np.concatenate(out, axis=1).T
 
 
-def _columns(model: PassModel, split: bool) -> list[DimCandidates]:
+def _columns(model: PassModel, split: bool, like: Mapping[str, DimChunk]) -> list[DimCandidates]:
     p, v = model.pattern, model.layout
-    shards = None if v.shards is None else Grid.of(v.shape, v.shards).axes
-    return [
-        dim_candidates(
-            axis,
-            shards=None if shards is None else shards[i],
-            whole=dim in p.whole,
-            halo=p.halo.get(dim, 0),
-            groups=p.groups.get(dim, ()),
-            split=split,
+    shards = (None,) * v.ndim if v.shards is None else Grid.of(v.shape, v.shards).axes
+    out = []
+    for dim, axis, shard in zip(v.dims, model.axes, shards, strict=True):
+        whole, halo, groups = dim in p.whole, p.halo.get(dim, 0), p.groups.get(dim, ())
+        found = dim_candidates(
+            axis, shards=shard, whole=whole, halo=halo, groups=groups, split=split
         )
-        for i, (dim, axis) in enumerate(zip(v.dims, model.axes, strict=True))
-    ]
+        out.append(_alike(found, axis, shard, halo, like[dim]) if dim in like else found)
+    return out
+
+
+def _alike(
+    found: DimCandidates, axis: Axis, shards: Axis | None, halo: int, blocks: DimChunk
+) -> DimCandidates:
+    """Keep the candidate that has the blocks, if there is one."""
+    same = tuple(c for c in found.items if _chunk(axis, c) == blocks)
+    is_cut = axis.is_regular and any(c.blocks > 1 for c in found.items)
+    if not same and is_cut and isinstance(blocks, int) and blocks % axis.chunk == 0:
+        same = (_merged(axis, shards, halo, blocks // axis.chunk),)
+    return DimCandidates(same[:1])
 
 
 def _merge(model: PassModel, columns: Sequence[DimCandidates], split: bool) -> _States | None:
     """Merge the dims from the last to the first, which is the order of contiguous runs."""
     limit = model.budget.max_mem
+    if not all(d.items for d in columns):
+        return None
     one = np.ones(1)
     states = _States(
         one, one, one, one, one, one, one, one, 0 * one, one, one, np.zeros((1, 0), np.int32)

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import SPILL, MemoryBudget
+from xchunk.core.plan.choose import as_given, least_budget
 from xchunk.core.reports.workload import Outcome, Prediction
 from xchunk.core.shown import Shown
 from xchunk.core.suggest.access import HELD_COLUMNS, AccessPattern, parse_access
@@ -592,20 +594,44 @@ def suggest_dataset(
     # what is stored alike gets the same advice, which is looked for once
     known: dict[ArrayLayout, VariableSuggestion] = {}
     out = {}
-    for v in layouts:
+    # the blocks along each dim of those before, lazily and after a rechunk
+    lazily: dict[str, DimChunk] = {}
+    stored: dict[str, DimChunk] = {}
+    for v in _leading_first(layouts):
         alike = replace(v, name="", packing=None, fill_value=None)
         if alike not in known:
             # a store may have so many objects, whatever the number of its variables
-            objects = max(10, MANY_OBJECTS * v.nbytes // nbytes)
-            known[alike] = suggest_array(v, patterns, budget, rates=rates, objects=objects)
+            known[alike] = found = suggest_array(
+                v,
+                patterns,
+                budget,
+                rates=rates,
+                objects=max(10, MANY_OBJECTS * v.nbytes // nbytes),
+                like={d: c for d, c in lazily.items() if d in v.dims},
+                like_stored={d: c for d, c in stored.items() if d in v.dims},
+            )
+            if found.action != "load":
+                lazily = {**(found.lazy_chunks or {}), **lazily}
+                stored = {**found.chunks, **stored}
         out[v.name] = replace(known[alike], layout=v)
     return Suggestion(
-        out,
+        {v.name: out[v.name] for v in layouts},
         budget,
         _said(patterns),
         patterns=patterns,
         rates=rates,
         notes=_growing_notes(patterns, out),
+    )
+
+
+def _leading_first(layouts: Sequence[ArrayLayout]) -> list[ArrayLayout]:
+    """Sort variables so that each can have the blocks of those before it along the same dims.
+
+    Of the large ones those with the largest elements come first: what fits them fits all.
+    """
+    most = max((v.nbytes for v in layouts), default=0)
+    return sorted(
+        layouts, key=lambda v: (10 * v.nbytes < most, -item_nbytes(v.dtype), -v.nbytes, v.name)
     )
 
 
@@ -649,6 +675,23 @@ def objects_notes(suggestion: Suggestion) -> tuple[str, ...]:
     return (said,)
 
 
+def more_memory(suggestion: Suggestion) -> str:
+    """Say what a rechunk to the chunks takes, where the budget is too small for it; else nothing.
+
+    A pass may fit where a rechunk does not, which holds chunks of both stores.
+    """
+    budget, least = suggestion.budget, 0
+    for v in suggestion.variables.values():
+        if v.layout.size:
+            chunks, shards = v.target_chunks, v.target_shards
+            found = least_budget(v.layout, chunks, shards, budget, suggestion.rates)
+            least = max(least, found or 0)
+    if not least:
+        return ""
+    given, remedy = as_given(budget, least)
+    return f"To write zarr in chunks for this use does not fit {given}. {remedy}."
+
+
 def needs_format_3(found: Iterable[VariableSuggestion]) -> bool:
     """Return whether shards are suggested for what would be stored in zarr format 2, as it is."""
     formats = {v.layout.format for v in found if v.target_shards is not None}
@@ -662,6 +705,8 @@ def suggest_array(
     *,
     rates: Rates | None = None,
     objects: int = MANY_OBJECTS,
+    like: Mapping[str, DimChunk] = MappingProxyType({}),
+    like_stored: Mapping[str, DimChunk] = MappingProxyType({}),
 ) -> VariableSuggestion:
     """Suggest chunks for one variable.
 
@@ -671,13 +716,22 @@ def suggest_array(
     - ``budget``: what one worker may grow by, and the tasks that it runs at once.
     - ``rates``: how fast stores, codecs and the scheduler are.
     - ``objects``: how many it may be stored in, before chunks are gathered in shards.
+    - ``like``, ``like_stored``: blocks of other variables, as `decide` takes them.
     - returns: what to do, and why.
     - raises `MemoryBudgetError` if nothing fits, not even one task at a time.
     """
     patterns = (pattern,) if isinstance(pattern, AccessPattern) else tuple(pattern)
     if layout.size == 0 or layout.ndim == 0:
         return _trivial(layout, budget)
-    decision = decide(layout, patterns, budget, rates or Rates(), objects=objects)
+    decision = decide(
+        layout,
+        patterns,
+        budget,
+        rates or Rates(),
+        objects=objects,
+        like=like,
+        like_stored=like_stored,
+    )
     chosen = decision.chosen
     own = [p.on(layout) for p in patterns]
     stored = tuple(
