@@ -80,6 +80,9 @@ def months() -> list[str]:
         ("40 more, see to_dict()", "40 more, see --json"),
         ("the file --memory=x and memory of it", "the file --memory=x and memory of it"),
         ("open(access_mode=3)", "open(access_mode=3)"),
+        ("give concat_dim=…; where", "give --concat-dim …; where"),
+        ("or concat_dim='time', for files", "or --concat-dim time, for files"),
+        ("Leave it out: drop_variables='t'.", "Leave it out: --open drop_variables=t."),
     ],
     ids=[
         "a size", "a flag that is named too", "a command that is named too", "a bare keyword",
@@ -87,6 +90,7 @@ def months() -> list[str]:
         "shards", "shards of each", "a name", "a region", "a place", "a slice",
         "what only Python has", "threads",
         "the document", "an option already", "another keyword",
+        "any dim of files", "a dim of files", "what an engine is told",
     ],
 )  # fmt: skip
 def test_sentences_name_the_options_of_the_command_line(python: str, here: str) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from xchunk.core.grid import Grid
 from xchunk.core.layout import ArrayLayout, Packing
 from xchunk.core.memory import MemoryBudget
+from xchunk.core.reports.remedies import Opening
 from xchunk.core.reports.rules import (
     CheckReport,
     DatasetFacts,
@@ -138,7 +139,7 @@ def test_what_zarr_misreads_is_an_error() -> None:
 )
 def test_fill_values(zarr_format: str, facts: VariableFacts, expected: dict[str, str]) -> None:
     v = layout(fill_value=-1.0 if zarr_format == "zarr3" else 0.0, format=zarr_format)
-    report = check_layouts([v], BUDGET, DatasetFacts({"t2m": facts}, source="a.zarr"))
+    report = check_layouts([v], BUDGET, DatasetFacts({"t2m": facts}, opening=Opening(("a.zarr",))))
     assert codes(report) == expected
 
 
@@ -320,7 +321,7 @@ def test_any_layout_has_findings_that_make_sense(dims: list, threads: int) -> No
     v = layout(shape, stored, dask_chunks=Grid.of(shape, lengths) and blocks(shape, lengths))
     facts = VariableFacts(encoding_chunks=stored)
     budget = MemoryBudget.of_growth(10**8, threads=threads)
-    report = check_layouts([v], budget, DatasetFacts({"t2m": facts}, source="x.zarr"))
+    report = check_layouts([v], budget, DatasetFacts({"t2m": facts}, opening=Opening(("x.zarr",))))
     for found in report:
         assert found.message
         assert found.consequence

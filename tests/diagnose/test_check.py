@@ -351,3 +351,41 @@ def test_a_few_chunks_are_read_to_look_for_what_netcdf_fills_with(
     with xr.open_dataset("a.nc", engine="netcdf4", chunks={}) as ds:
         ds.chunking.check(max_mem="1GB")
     assert read == [6000] * 4
+
+
+#: How files are written and joined, and the call that opens them again.
+JOINED: dict[str, tuple[str, bool, str]] = {
+    "a pattern of netCDF": ("nc", True, "t2m_*.nc'"),
+    "zarr stores": ("zarr", True, "engine='zarr'"),
+    "in the order of a list": ("zarr", False, "concat_dim='time'"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The specified chunks separate")
+@pytest.mark.parametrize(("suffix", "labels", "said"), JOINED.values(), ids=JOINED)
+def test_files_that_are_joined_are_opened_again_by_code_that_runs(
+    suffix: str, labels: bool, said: str
+) -> None:
+    names = []
+    for i in range(3):
+        part = daily().isel(time=slice(100 * i, 100 * (i + 1)))
+        part["other"] = part.t2m.astype("i2")
+        part = part if labels else part.drop_vars("time")
+        names.append(f"t2m_{i}.{suffix}")
+        if suffix == "nc":
+            part.to_netcdf(names[-1], encoding={"t2m": {"chunksizes": (1, 20, 30)}})
+        else:
+            encoding = {"t2m": {"chunks": (10, 20, 30)}, "other": {"chunks": (1, 20, 30)}}
+            part.to_zarr(names[-1], encoding=encoding)
+    how = {} if labels else {"concat_dim": "time", "combine": "nested"}
+    engine = {"engine": "zarr"} if suffix == "zarr" else {}
+    with xr.open_mfdataset(names, chunks={"lat": 3}, **engine, **how) as ds:
+        report = ds.chunking.check(max_mem="1GB")
+        expected = ds.load()
+    opened = [f.remedy for f in report if "open_" in f.remedy]
+    assert any(said in remedy for remedy in opened)
+    for remedy in opened:
+        found: dict[str, Any] = {"xr": xr, "xchunk": xchunk}
+        exec(remedy, found)  # noqa: S102 - the code that users copy
+        xr.testing.assert_equal(found["ds"].compute(), expected)
+        found["ds"].close()

@@ -8,7 +8,6 @@ Keywords of Python in messages and reports become flags, and commands are ready 
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
@@ -40,11 +39,11 @@ if TYPE_CHECKING:
 
 #: Columns of a command; longer ones are continued on the next line.
 _WIDTH = 72
-#: Files that a command lists by name where no pattern stands for them.
-_FILES = 12
 #: Keywords of Python that are options here too, besides those of a rechunk.
 _FLAGS = {
     "access": "--access",
+    "concat_dim": "--concat-dim",
+    "drop_variables": "--open drop_variables=",
     "group": "--group",
     "groupby": "--groupby",
     "passes": "--passes",
@@ -61,7 +60,7 @@ _BOTH = re.compile(r"[\w.]+(?:=\w+)? \((--[a-z-]+|xchunk [a-z]+)\)")
 #: A keyword with a value, or without one.
 _KEYWORD = re.compile(
     rf"(?<![\w.-])(?<!\w\()({'|'.join(map(re.escape, _FLAGS))})="
-    r"(\{(?:[^{}]|\{[^{}]*\})*\}|\[[^\]]*\]|'[^']*'|[\d.,]*\d(?: ?[kMGTP]i?B\b)?|\w+)?"
+    r"(\{(?:[^{}]|\{[^{}]*\})*\}|\[[^\]]*\]|'[^']*'|[\d.,]*\d(?: ?[kMGTP]i?B\b)?|…|\w+)?"
 )
 #: Encodings that Python gives to a variable: ``ds['t2m'].encoding = {'dtype': 'int16'}``.
 _ENCODING = re.compile(r"ds\['([^']+)'\]\.encoding = \{([^{}]*)\}")
@@ -75,6 +74,8 @@ _OTHERS = {
     _USES: "or the dims that one request needs whole: --whole DIM",
     "ds.chunking.append() appends": "--append-dim DIM appends",
     "as workload=": "as workload= in Python",
+    "with preprocess=…": "with preprocess=… in Python",
+    "join='outer'": "join='outer' in Python",
     "print(suggestion.details())": "--why",
     ".to_dict()": "--json",
     "to_dict()": "--json",
@@ -113,7 +114,8 @@ def _flag(found: re.Match[str]) -> str:
     value = value.strip("'").replace(" ", "")
     if value in ("True", "False"):
         value = ""
-    return f"{_FLAGS[name]} {value}".rstrip()
+    flag = _FLAGS[name]
+    return f"{flag}{'' if flag.endswith('=') else ' '}{value}".rstrip()
 
 
 def _pairs(spec: str) -> str:
@@ -134,9 +136,10 @@ def steps_of(
     from xchunk.core.suggest.suggestion import more_memory, needs_format_3
     from xchunk.display.document import Code, Paragraph
     from xchunk.display.phrases import SMALL
+    from xchunk.opening.dataset import patterned
 
     ctx = click.get_current_context()
-    src = _patterned(given["src"])
+    src = patterned(given["src"]) or [given["src"][0], "…", given["src"][-1]]
     large = [v for v in suggestion.variables.values() if v.layout.nbytes > SMALL]
     large = large or [v for v in suggestion.variables.values() if v.layout.ndim]
     chunks = _shared({v.name: _spec(v, v.target_chunks) for v in large})
@@ -186,24 +189,6 @@ def steps_of(
         *([] if stored_so else [Paragraph(more)] if more else again),
         *about,
     ]
-
-
-def _patterned(src: Sequence[str]) -> list[str]:
-    """Return the sources, or the pattern that the shell has made them of."""
-    from xchunk.opening.dataset import spell_out
-
-    head = _prefix(src)
-    tail = _prefix([s[len(head) :][::-1] for s in src])[::-1]
-    pattern = f"{head}*{tail}"
-    if len(src) > 2 and "://" not in head and sorted(spell_out([pattern])) == sorted(src):
-        return [pattern]
-    return [*src] if len(src) <= _FILES else [src[0], "…", src[-1]]
-
-
-def _prefix(texts: Sequence[str]) -> str:
-    """Return what all texts begin with."""
-    alike = itertools.takewhile(lambda cs: len(set(cs)) == 1, zip(*texts, strict=False))
-    return "".join(cs[0] for cs in alike)
 
 
 def _spec(v: VariableSuggestion, lengths: Iterable[int]) -> dict[str, int]:

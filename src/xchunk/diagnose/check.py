@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout, Packing
 from xchunk.core.memory import MemoryBudget
 from xchunk.core.reports.comparison import RechunkComparison, compare_ways
+from xchunk.core.reports.remedies import Opening
 from xchunk.core.reports.rules import (
     CheckReport,
     DatasetFacts,
@@ -28,12 +30,13 @@ from xchunk.core.reports.rules import (
 from xchunk.core.suggest.lazy_pass import item_nbytes
 from xchunk.core.suggest.suggestion import Suggestion
 from xchunk.errors import InvalidChunksError, SourceError
+from xchunk.opening.dataset import patterned
 from xchunk.sources.arrays import close_files, open_stored
 from xchunk.sources.hdf5_read import open_direct
-from xchunk.sources.layouts import read_layouts
+from xchunk.sources.layouts import LayoutReport, read_layouts
 from xchunk.sources.netcdf3 import DEFAULT_FILLS
 from xchunk.sources.provenance import why_misread
-from xchunk.sources.refs import FileRef, StoredInfo, ones_of
+from xchunk.sources.refs import FileRef, JoinedRef, StoredInfo, ones_of
 from xchunk.sources.trace import trace
 from xchunk.stores.stores import describe, open_store
 from xchunk.targets.append.existing import warn_of_half_written
@@ -87,10 +90,43 @@ def check(
                         tasks += count
     finally:
         close_files()
-    source = report.source if report.source != "memory" else ""
-    facts = DatasetFacts(variables, tasks, source, is_tree=any(groups))
+    facts = DatasetFacts(variables, tasks, _opening(groups, report))
     found_all = check_layouts(report.layouts, budget, facts, rates=rates)
     return replace(found_all, source=report.source)
+
+
+def _opening(groups: Mapping[str, xr.Dataset], report: LayoutReport) -> Opening:
+    """Find out how to open the Datasets again: by the files that their largest variable is in."""
+    is_tree = any(groups)
+    found = max(
+        (
+            (v.nbytes, traced, v.dims, ds)
+            for ds in groups.values()
+            for v in ds.variables.values()
+            if (traced := trace(v)) is not None
+        ),
+        key=lambda one: one[0],
+        default=None,
+    )
+    ref = None if found is None else found[1].ref
+    if found is None or not isinstance(ref, JoinedRef):
+        named = "://" in report.source or Path(report.source).exists()
+        return Opening((report.source,) if named else (), is_tree=is_tree)
+    names = dict.fromkeys(
+        one.filename if isinstance(one, FileRef) else describe(one.store) for one in ref.parts
+    )
+    _, traced, dims, ds = found
+    axes = zip(dims, traced.axes, strict=True)
+    several = (d for d, a in axes if len(ref.lengths[a.stored_axis]) > 1)
+    unlabelled = [str(d) for d in several if d not in ds.xindexes]
+    pattern = patterned(list(names), ordered=bool(unlabelled))
+    return Opening(
+        tuple(pattern) if len(unlabelled) < 2 else (),
+        is_joined=True,
+        along="".join(unlabelled[:1]),
+        is_zarr=not isinstance(ref.parts[0], FileRef),
+        is_tree=is_tree,
+    )
 
 
 def _facts(variable: xr.Variable, layout: ArrayLayout) -> VariableFacts:

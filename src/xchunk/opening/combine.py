@@ -603,7 +603,7 @@ def join_files(
     if combine == "by_coords" and concat_dim is not None:
         raise InvalidChunksError(
             f"combine='by_coords' puts files together by their coordinates, for which "
-            f"concat_dim={concat_dim!r} has no effect. Give combine='nested' to put them together "
+            f"concat_dim={concat_dim!r} has no effect. Leave combine out to put them together "
             "as they are listed, or leave concat_dim out."
         )
 
@@ -696,7 +696,7 @@ def _together(
         raise SourceError(
             f"{len(names)} files, {names[0]} … {names[-1]}, do not fit together"
             f"{': ' + odd if odd else ''} ({said}). "
-            "Where no coordinate tells their order, give combine='nested' and concat_dim=…; where "
+            "Where no coordinate tells their order, give concat_dim=…; where "
             "coordinates of other dims differ, give join='outer', or open them one by one."
         ) from error
     if not isinstance(found, xr.Dataset):

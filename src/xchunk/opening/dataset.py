@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import glob
 import inspect
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 _MAGIC = ("*", "?", "[")
 _ZARR = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs", ".zarray")
+#: Files that are named one by one where no pattern stands for them.
+_FEW = 12
 #: How the names of files end that a folder is looked through for.
 _FILES = (".nc", ".nc3", ".nc4", ".cdf", ".netcdf", ".h5", ".he5", ".hdf5")
 
@@ -66,6 +69,28 @@ def spell_out(
     options = dict(storage_options or {})
     names = [name for one in src for name in _of_one(os.fspath(one), options)]
     return list(dict.fromkeys(names))
+
+
+def patterned(names: Sequence[str], *, ordered: bool = False) -> list[str]:
+    """Name files by one pattern; or one by one, if none stands for these and they are few.
+
+    - ``ordered``: whether their order matters.
+    - returns: nothing where they are many.
+    """
+    head = _prefix(names)
+    tail = _prefix([name[len(head) :][::-1] for name in names])[::-1]
+    pattern = f"{head}*{tail}"
+    if len(names) > 2 and "://" not in head:
+        found = spell_out([pattern])
+        if found == list(names) or (not ordered and sorted(found) == sorted(names)):
+            return [pattern]
+    return [*names] if len(names) <= _FEW else []
+
+
+def _prefix(texts: Sequence[str]) -> str:
+    """Return what all texts begin with."""
+    alike = itertools.takewhile(lambda cs: len(set(cs)) == 1, zip(*texts, strict=False))
+    return "".join(cs[0] for cs in alike)
 
 
 def _of_one(name: str, options: dict[str, Any]) -> list[str]:

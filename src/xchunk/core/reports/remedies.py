@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +13,59 @@ from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.suggest.lazy_pass import GOOD_BLOCK, item_nbytes
 from xchunk.core.types import DimChunk
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a Dataset or a tree is opened, as code that runs."""
+
+    names: tuple[str, ...] = ()
+    """Path or URL of what was opened, a pattern, or several; empty where nothing names it."""
+    is_joined: bool = False
+    """Whether these are several files that are joined."""
+    along: str = ""
+    """The dim along which they are joined as they are listed; empty where labels tell."""
+    is_zarr: bool = False
+    """Whether they are zarr stores."""
+    is_tree: bool = False
+    """Whether it is a tree."""
+
+    def call(self, *how: str, group: str = "", tree: bool = False) -> str:
+        """Spell how xarray opens it.
+
+        - ``*how``: more arguments.
+        - ``group``: the group that is opened of a tree.
+        - ``tree``: whether all groups are opened.
+        """
+        joined = [f"combine='nested', concat_dim={self.along!r}"] if self.along else []
+        plain = len(self.names) == 1 and self.names[0].rstrip("/").endswith(".zarr")
+        engine = ["engine='zarr'"] if self.is_zarr and (self.is_joined or not plain) else []
+        inside = [f"group={group!r}"] if group else []
+        if self.is_joined:
+            return f"xr.open_mfdataset({', '.join([self._named, *engine, *joined, *inside, *how])})"
+        what = "open_datatree" if tree else "open_dataset"
+        return f"xr.{what}({', '.join([self._named, *engine, *inside, *how])})"
+
+    def chunked(self, chunks: Mapping[str, int]) -> str:
+        """Spell how it is opened in chunks. What has no name was computed, and is chunked."""
+        if not self.names or (self.is_joined and self.is_tree):
+            return f"ds = ds.chunk({chunks_code(chunks)})  # better where its values are made"
+        return f"ds = {self.call(f'chunks={chunks_code(chunks)}', tree=self.is_tree)}"
+
+    @property
+    def fitting(self) -> str:
+        """Spell how it is opened in chunks that fit. What was computed is loaded."""
+        if self.is_joined and (self.is_tree or not self.names):
+            return "ds = ds.chunking.apply(access='scan')"
+        if not self.names:
+            return "ds = ds.load()"
+        along = [f"concat_dim={self.along!r}"] if self.along else []
+        what = "open_datatree" if self.is_tree else "open_dataset"
+        return f"ds = xchunk.{what}({', '.join([self._named, *along])})"
+
+    @property
+    def _named(self) -> str:
+        return repr(self.names[0] if len(self.names) == 1 else list(self.names))
 
 
 def has_store(v: ArrayLayout) -> bool:

@@ -20,9 +20,9 @@ from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout, Packing
 from xchunk.core.memory import MemoryBudget, codec_copies
 from xchunk.core.reports.remedies import (
+    Opening,
     aligned,
     chunk_raw,
-    chunks_code,
     divided,
     grown,
     has_store,
@@ -167,23 +167,8 @@ class DatasetFacts:
     """The facts by name of the variable."""
     tasks: int = 0
     """Tasks of the graphs of all variables together."""
-    source: str = ""
-    """Path or URL of what was opened; empty where there is none."""
-    is_tree: bool = False
-    """Whether the variables are those of a tree."""
-
-
-def reopened(facts: DatasetFacts, chunks: Mapping[str, int] | None = None) -> str:
-    """Opening a source as code, with chunks or with those that fit.
-
-    What has no source was computed: it is chunked, or loaded.
-    """
-    what = "open_datatree" if facts.is_tree else "open_dataset"
-    if chunks is None:
-        return f"ds = xchunk.{what}({facts.source!r})" if facts.source else "ds = ds.load()"
-    if not facts.source:
-        return f"ds = ds.chunk({chunks_code(chunks)})  # better where its values are made"
-    return f"ds = xr.{what}({facts.source!r}, chunks={chunks_code(chunks)})"
+    opening: Opening = field(default_factory=Opening)
+    """How it is opened."""
 
 
 def write_rules(v: ArrayLayout, facts: VariableFacts) -> Iterator[Finding]:
@@ -412,7 +397,7 @@ def check_layouts(
     found += _mixed(layouts, facts)
     sizes = {v.name: v.nbytes for v in layouts}
     found.sort(key=lambda f: (-SEVERITIES.index(f.severity), -sizes.get(f.variable, math.inf)))
-    return CheckReport(tuple(found), facts.source, len(layouts))
+    return CheckReport(tuple(found), checked=len(layouts))
 
 
 # ---- how it is stored ---------------------------------------------------------------------
@@ -459,7 +444,7 @@ def _fill_values(case: _Case) -> Iterator[Finding]:
     yield from _default_fill(case)
     if v.fill_value is None or not v.ndim or v.stored_dtype.kind not in "iuf":
         return
-    fill, source = np.asarray(v.fill_value).item(), case.dataset.source
+    fill, opening = np.asarray(v.fill_value).item(), case.dataset.opening
     group, node, name = _node(case)
     if v.format == "zarr3" and fill and math.isfinite(fill) and not facts.has_fill:
         yield Finding(
@@ -470,15 +455,16 @@ def _fill_values(case: _Case) -> Iterator[Finding]:
             f"xarray takes {fill:g} for a value: it is in each mean, minimum and maximum",
             _marked(case, fill),
         )
-    if v.format == "zarr2" and fill == 0 and facts.is_masked and v.packing is None and source:
-        where = f", group={group!r}" if group else ""
+    masked = facts.is_masked and v.packing is None
+    if v.format == "zarr2" and fill == 0 and masked and opening.names:
+        how = f"chunks={{}}, mask_and_scale={{{name!r}: False}}"
         yield Finding(
             "zeros-read-as-missing",
             "info",
             v.name,
             "its fill value in zarr format 2 is 0, which writers other than xarray choose unasked",
             "xarray takes each 0 for missing, and makes integers floats",
-            f"{node} = xr.open_zarr({source!r}{where}, mask_and_scale={{{name!r}: False}})",
+            f"{node} = {opening.call(how, group=group)}",
         )
 
 
@@ -491,11 +477,9 @@ def _default_fill(case: _Case) -> Iterator[Finding]:
     remedy = _marked(case, fill)
     if v.dtype != v.stored_dtype or v.packing is not None:
         # what is decoded no longer equals the fill value
-        where = f", group={group!r}" if group else ""
-        one = f"open_dataset({case.dataset.source!r}, chunks={{}}"
-        opened = one if v.files == 1 else "open_mfdataset(paths"
+        opened = case.dataset.opening.call("chunks={}", "decode_cf=False", group=group)
         remedy = (
-            f"raw = xr.{opened}, decode_cf=False{where}); "
+            f"raw = {opened}; "
             f"raw[{name!r}].attrs['_FillValue'] = {fill!r}; "
             f"{node}[{name!r}] = xr.decode_cf(raw)[{name!r}]"
         )
@@ -512,7 +496,7 @@ def _default_fill(case: _Case) -> Iterator[Finding]:
 
 def _node(case: _Case) -> tuple[str, str, str]:
     """Return the path of a variable's group, the code of its Dataset, and its name there."""
-    is_tree, name = case.dataset.is_tree, case.layout.name
+    is_tree, name = case.dataset.opening.is_tree, case.layout.name
     group, _, name = name.rpartition("/") if is_tree else ("", "", name)
     return group, f"ds[{group!r}]" if group else "ds", name
 
@@ -520,10 +504,10 @@ def _node(case: _Case) -> tuple[str, str, str]:
 def _marked(case: _Case, fill: float) -> str:
     """Name a fill value of values that are not decoded otherwise, as code."""
     _, node, name = _node(case)
-    whole = f"{node}.to_dataset()" if case.dataset.is_tree else node
+    whole = f"{node}.to_dataset()" if case.dataset.opening.is_tree else node
     marked = f"{node}[{name!r}].assign_attrs(_FillValue={fill!r})"
     return (
-        f"{node}{'.dataset' if case.dataset.is_tree else ''} = xr.decode_cf("
+        f"{node}{'.dataset' if case.dataset.opening.is_tree else ''} = xr.decode_cf("
         f"{whole}.assign({{{name!r}: {marked}}}))"
     )
 
@@ -665,7 +649,7 @@ def _split_chunks(case: _Case) -> Iterator[Finding]:
             f"dask rechunks it after reading, in {format_count(tasks)} tasks",
             f"{format_bytes(v.nbytes)} move between tasks, and are held in memory until the blocks "
             "that need them are put together",
-            f"{reopened(case.dataset)}  # or apply(…, store=…) for what is used often",
+            f"{case.dataset.opening.fitting}  # or apply(…, store=…) for what is used often",
         )
         return
     yield Finding(
@@ -675,7 +659,7 @@ def _split_chunks(case: _Case) -> Iterator[Finding]:
         f"dask blocks of {lengths(v, blocks)} cut stored chunks of {lengths(v)}",
         f"each stored chunk is decoded {times:.3g} times: "
         f"{format_bytes(times * v.raw_nbytes)} for {format_bytes(v.raw_nbytes)}",
-        reopened(case.dataset, aligned(v, blocks)),
+        case.dataset.opening.chunked(aligned(v, blocks)),
     )
 
 
@@ -695,7 +679,7 @@ def _split_shards(case: _Case) -> Iterator[Finding]:
         f"dask blocks of {lengths(v, blocks)} cut shards of {tuple(v.shards)}",
         f"each shard is opened {times:.3g} times, for its index and for ranges of it, and blocks "
         "like these cannot be written to shards like these",
-        f"{reopened(case.dataset, whole)}  # one block a shard, or several",
+        f"{case.dataset.opening.chunked(whole)}  # one block a shard, or several",
     )
 
 
@@ -719,7 +703,7 @@ def _blocks_too_large(case: _Case) -> Iterator[Finding]:
         f"{at_once} {'task' if at_once == 1 else 'tasks'} at once take {format_bytes(needed)} of "
         f"the {format_bytes(budget.max_mem)} that a worker may grow by{limit}: it spills, pauses "
         "and is killed",
-        reopened(case.dataset, smaller),
+        case.dataset.opening.chunked(smaller),
     )
 
 
@@ -739,7 +723,7 @@ def _blocks_too_small(case: _Case) -> Iterator[Finding]:
         f"{format_bytes(block)} each",
         "each is a task, for which the scheduler takes about as long as the work: "
         f"{format_seconds(blocks.count * case.rates.task)} for each operation",
-        reopened(case.dataset, larger),
+        case.dataset.opening.chunked(larger),
     )
 
 
@@ -753,7 +737,7 @@ def _graph(facts: DatasetFacts) -> Iterator[Finding]:
         f"the graphs of all variables together have {format_count(facts.tasks)} tasks",
         f"the scheduler takes about {format_seconds(facts.tasks * Rates().task)} for them and "
         f"{format_bytes(facts.tasks * 2_000)} or more of its memory, before any work is done",
-        f"{reopened(facts)}  # larger blocks, in one task each",
+        f"{facts.opening.fitting}  # larger blocks, in one task each",
     )
 
 
@@ -777,7 +761,7 @@ def _mixed(layouts: Sequence[ArrayLayout], facts: DatasetFacts) -> Iterator[Find
             f"variables of the same dims are stored in {len(by_chunks)} ways: {first.name!r} in "
             f"{lengths(first)}, {second.name!r} in {lengths(second)}",
             "no one chunks={…} fits them all, and where they are combined one of them is rechunked",
-            f"{reopened(facts)}  # chunks of its own for each variable",
+            f"{facts.opening.fitting}  # chunks of its own for each variable",
         )
     yield from _disagreeing(layouts)
 
