@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -387,13 +387,42 @@ def _open_group(ref: FileRef) -> tuple[xr.Dataset, Callable[[], None]]:
 
         store, let_go = through_handle(ref.handle, ref.group)
         with small_default_cache(ref.engine):
-            # without a name xarray would load the engines of all packages to ask them
-            ds = xr.open_dataset(store, engine="store", decode_cf=False, cache=False)
-            return ds, let_go
-    ds = xr.open_dataset(
-        _named(ref), engine=ref.engine, group=ref.group, decode_cf=False, cache=False
-    )
+            return _undecoded(store, ref.variable), let_go
+    try:
+        ds = xr.open_dataset(
+            _named(ref), engine=ref.engine, group=ref.group, decode_cf=False, cache=False
+        )
+    except ValueError:
+        if ref.engine != "h5netcdf":
+            raise
+        store = xr.backends.H5NetCDFStore.open(_named(ref), group=ref.group)
+        return _undecoded(store, ref.variable), store.close
     return ds, ds.close
+
+
+def _undecoded(store: Any, wanted: str) -> xr.Dataset:
+    """Open what xarray's store of a file holds, but for variables that xarray cannot open.
+
+    Users drop those, such as ragged ones, and we open the file anew.
+    """
+    # without a name xarray would load the engines of all packages to ask them
+    opened = partial(xr.open_dataset, store, engine="store", decode_cf=False, cache=False)
+    try:
+        return opened()
+    except ValueError:
+        names = set(store.load()[0])
+
+        def fails(name: str) -> bool:
+            try:
+                opened(drop_variables=names - {name})
+            except ValueError:
+                return True
+            return False
+
+        odd = [name for name in names if fails(name)]
+        if wanted in odd:
+            raise
+        return opened(drop_variables=odd)
 
 
 def close_files() -> None:
