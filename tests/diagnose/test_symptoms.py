@@ -178,6 +178,54 @@ def test_advice_leaves_room_for_the_process(least: int, said: str) -> None:
     assert said in diagnose(replace(CLUSTER, **spilling)).symptoms[0].code  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("codecs", "is_offered"),
+    [(("shuffle", "zlib"), True), (("numcodecs.blosc",), False), (("zstd",), False), ((), True)],
+    ids=str,
+)
+def test_zstd_is_offered_to_what_has_a_slower_codec(
+    codecs: tuple[str, ...], is_offered: bool
+) -> None:
+    facts = replace(HEALTHY, states={"codec": 14.0, "compute": 3.0}, codecs=codecs)
+    (found,) = diagnose(facts).symptoms
+    assert found.name == "codec-bound"
+    assert ("zstd" in found.code, "faster codec" in found.remedy) == (is_offered, is_offered)
+
+
+@pytest.mark.parametrize(
+    ("changed", "helps"),
+    [
+        ({"held": 300_000_000}, True),
+        ({"held": 1_800_000_000}, False),
+        ({"held": 1_800_000_000, "distinct": 0}, True),
+        ({"held": 1_800_000_000, "tasks": 6}, True),
+    ],
+    ids=["a part is held", "most is held", "what is read is not known", "a few large blocks"],
+)
+@pytest.mark.parametrize("name", ["workers lost", "spilling", "full without a cluster"], ids=str)
+def test_smaller_blocks_are_not_advised_where_two_passes_hold_the_data(
+    name: str, changed: dict[str, int], helps: bool
+) -> None:
+    facts, case, _ = CASES[name]
+    found = diagnose(replace(facts, **{**case, "distinct": 2_000_000_000, **changed})).symptoms[0]
+    assert ("maller blocks would not change" in found.remedy) == (not helps)
+    assert ("suggest(" in found.code) == helps
+    compile(found.code, name, "exec")
+
+
+def test_what_is_held_is_counted_where_each_worker_held_most() -> None:
+    workers = tuple(WorkerSeen(str(i), 1) for i in range(3))
+    memory = (
+        MemorySample(0, 0.0, 100, managed=0),
+        MemorySample(0, 1.0, 900, managed=700, spilled=50),
+        MemorySample(1, 1.0, 300, managed=200),
+        MemorySample(1, 2.0, 200, managed=20),
+        MemorySample(2, 0.0, 100),
+        MemorySample(2, 1.0, 160),
+    )
+    assert facts_of(Record("cluster", workers, (), memory)).held == 750 + 200 + 60
+
+
 def test_what_takes_little_is_not_told_beside_what_takes_much() -> None:
     many = {"tasks": 20_000, "compute": 2.0, "handed": 2.0, "longest": 0.01, "usual": 0.0002}
     found = diagnose(replace(HEALTHY, states={"codec": 2.0}, **many))

@@ -28,6 +28,7 @@ from xchunk.core.reports.verdicts import (
     diagnose,
     facts_of,
 )
+from xchunk.core.reports.workload import Reads
 from xchunk.core.shown import Shown
 from xchunk.engine.budget import local_threads, memory_limit, resident_bytes
 from xchunk.engine.cluster import current_client, refuse_asynchronous
@@ -608,9 +609,14 @@ class Observation(Shown, view="observation"):
                     raise
         if record is None or (not record.tasks and self._tasks.ended):
             record = _local(self._tasks, sampled)
-        decoded, distinct = _reads(self._tasks.graphs)
+        reads = _reads(self._tasks.graphs)
         self._tasks.graphs.clear()
-        self._record = replace(record, decoded=decoded, distinct=distinct)
+        self._record = replace(
+            record,
+            decoded=sum(r.nbytes for r in reads),
+            distinct=sum(r.distinct for r in reads),
+            codecs=max(reads, key=lambda r: r.nbytes).codecs if reads else (),
+        )
 
     @property
     def ended(self) -> bool:
@@ -720,12 +726,12 @@ def _local(tasks: _Tasks, sampled: Sampled | None) -> Record:
     )
 
 
-def _reads(graphs: Iterable[Mapping[Any, Any]]) -> tuple[int, int]:
+def _reads(graphs: Iterable[Mapping[Any, Any]]) -> list[Reads]:
     """Count the bytes of stored chunks that tasks asked for: each as often as they did, and once.
 
     What they read is known from the graphs alone; of those that cannot be looked at, nothing is.
     """
-    decoded = distinct = 0
+    out: list[Reads] = []
     for graph in graphs:
         try:
             from xchunk.simulate.dask_adapter import graph_of
@@ -735,9 +741,8 @@ def _reads(graphs: Iterable[Mapping[Any, Any]]) -> tuple[int, int]:
             walked = walk(graph_of(graph), Rates(), cap=0, seconds=0)
         except (XchunkError, RuntimeError, ValueError, TypeError, KeyError):
             continue
-        decoded += sum(r.nbytes for r in walked.reads.values())
-        distinct += sum(r.distinct for r in walked.reads.values())
-    return decoded, distinct
+        out += walked.reads.values()
+    return out
 
 
 def _kind(ids: Collection[Any]) -> Literal["threads", "processes", "synchronous", "none"]:

@@ -302,6 +302,7 @@ class ReadCount:
             self.decodes,
             self.elements * item,
             distinct * item,
+            self.stored.layout.codecs,
         )
 
     def _elements(self, touched: NDArray[np.bool_]) -> int:
@@ -503,6 +504,7 @@ def _by_name(counts: Iterable[ReadCount]) -> dict[str, Reads]:
                 known.decodes + one.decodes,
                 known.nbytes + one.nbytes,
                 known.distinct + one.distinct,
+                known.codecs,
             )
         out[one.name] = one
     return out
@@ -714,8 +716,11 @@ def extended(found: Sequence[tuple[Twin, Prediction]]) -> Prediction:
         of = [p.reads for _, p in found]
         return round(grown(twins, [getattr(r[name], what) if name in r else 0 for r in of]))
 
-    counts = ("requests", "decodes", "nbytes", "distinct")
-    reads = {name: Reads(name, *(read(name, c) for c in counts)) for name in small.reads}
+    reads = {}
+    for name, known in small.reads.items():
+        nbytes, distinct = read(name, "nbytes"), read(name, "distinct")
+        counts = read(name, "requests"), read(name, "decodes"), nbytes, distinct
+        reads[name] = Reads(name, *counts, known.codecs)
     return replace(
         found[-1][1],
         tasks=whole("tasks"),

@@ -119,6 +119,8 @@ class Record:
     """Bytes of stored chunks that the tasks asked for, each as often as they did; 0: not known."""
     distinct: int = 0
     """The same, each chunk once."""
+    codecs: tuple[str, ...] = ()
+    """Names of the codecs of the array of which most was decoded."""
 
     @property
     def slots(self) -> int:
@@ -194,6 +196,10 @@ class Facts(ToDict):
     """Bytes of stored chunks that the tasks asked for, each as often as they did; 0: not known."""
     distinct: int = 0
     """The same, each chunk once."""
+    codecs: tuple[str, ...] = ()
+    """Names of the codecs of the array of which most was decoded."""
+    held: int = 0
+    """Bytes of results that all workers held, in memory and on disk, where each held most."""
 
     @property
     def total(self) -> float:
@@ -263,6 +269,8 @@ def facts_of(record: Record, rates: MeasuredRates | None = None) -> Facts:
         uneven=_uneven(work, len(record.workers)),
         decoded=record.decoded,
         distinct=record.distinct,
+        codecs=record.codecs,
+        held=_held(record),
         transferred=record.transferred,
         spilled=record.spilled,
         fullest=fullest,
@@ -313,6 +321,17 @@ def _fullest(record: Record) -> tuple[float | None, int | None, float | None]:
     if sample.managed is not None and sample.rss:
         unmanaged = max(0.0, 1 - sample.managed / sample.rss)
     return part, limit, unmanaged
+
+
+def _held(record: Record) -> int:
+    """Bytes of results at the moments at which each worker held most; of a process, its growth."""
+    least: dict[int, int] = {}
+    most: dict[int, int] = {}
+    for s in record.memory:
+        least[s.worker] = min(s.rss, least.get(s.worker, s.rss))
+        held = (s.rss - least[s.worker] if s.managed is None else s.managed) + s.spilled
+        most[s.worker] = max(held, most.get(s.worker, 0))
+    return sum(most.values())
 
 
 def _paused(samples: Sequence[MemorySample]) -> float:
@@ -408,6 +427,12 @@ _ROOM = 20_000_000
 #: Part of the gravest symptom's time that another has to take to be told beside it.
 _BESIDE = 0.2
 
+#: Part of what was read that is held at once, from which on smaller blocks are of no use.
+_KEPT = 0.5
+
+#: Codecs that decode as fast as any.
+_FAST = ("zstd", "lz4", "blosc")
+
 #: Tasks for each thread from which on there are many.
 _MANY = 100
 
@@ -439,8 +464,7 @@ def _lost(f: Facts) -> Symptom | None:
         f"{f.restarts} {'worker' if f.restarts == 1 else 'workers'} died and had to be replaced.",
         f"The usual cause is memory: a nanny ends a worker at 95 % of its limit{limit}, and "
         "what it held is computed again.",
-        "Give tasks smaller blocks, or workers more memory or fewer threads.",
-        _chunks_for(f, 2),
+        *_less_memory(f, "Give tasks smaller blocks, or workers more memory or fewer threads."),
     )
 
 
@@ -468,9 +492,11 @@ def _spilling(f: Facts) -> Symptom | None:
         max(share, min(1.0, written)),
         _sentence(parts) + full + known,
         "Workers hold more results than fit, so that they write them to disk and read them again.",
-        "Take smaller blocks, so that fewer bytes are alive at once, or rechunk on disk first "
-        "where the result needs blocks from everywhere; or give a worker more memory.",
-        _chunks_for(f, 2),
+        *_less_memory(
+            f,
+            "Take smaller blocks, so that fewer bytes are alive at once, or rechunk on disk first "
+            "where the result needs blocks from everywhere; or give a worker more memory.",
+        ),
     )
 
 
@@ -482,8 +508,7 @@ def _memory(f: Facts) -> Symptom | None:
         f.fullest,
         f"The process reached {f.fullest:.0%} of the memory that it may have.",
         "There is no spilling without a cluster: a little more, and the system ends the process.",
-        "Take smaller blocks or fewer threads.",
-        _chunks_for(f, 2),
+        *_less_memory(f, "Take smaller blocks or fewer threads."),
     )
 
 
@@ -686,15 +711,20 @@ def _codec(f: Facts) -> Symptom | None:
     store, codec = _read_shares(f)
     if codec < _READ or codec < store:
         return None
+    fast = any(known in c.lower() for c in f.codecs for known in _FAST)
+    copy = "" if fast else ", or store a copy with a faster codec"
+    code = "ds.chunking.check()    # is a chunk decoded more than once?"
+    if not fast:
+        code += "\n# with zstd, which decodes fast\n"
+        code += 'ds.chunking.apply(access="scan", store="fast.zarr")'
     return Symptom(
         "codec-bound",
         codec * min(1.0, f.compute / f.total),
         f"Tasks decoded for {codec:.0%} of their time.{_probed(f)}",
         "The codec is what one waits for; a faster store would not help.",
-        "Use more processors, keep each stored chunk in one block so that it is decoded once, or "
-        "store a copy with a faster codec.",
-        "ds.chunking.check()    # is a chunk decoded more than once?\n"
-        '# with zstd, which decodes fast\nds.chunking.apply(access="scan", store="fast.zarr")',
+        "Use more processors, and keep each stored chunk in one block so that it is decoded once"
+        f"{copy}.",
+        code,
     )
 
 
@@ -780,6 +810,23 @@ def _probed(f: Facts) -> str:
     if f.rates is None:
         return ""
     return f" A probe says that it is the {f.rates.bottleneck}."
+
+
+def _less_memory(f: Facts, usual: str) -> tuple[str, str]:
+    """Say what takes less memory, and how: not smaller blocks where most of the data are held."""
+    if f.held < _KEPT * f.distinct or not f.distinct or f.tasks < 4 * f.slots:
+        return usual, _chunks_for(f, 2)
+    said = (
+        f"Smaller blocks would not change that: {format_bytes(f.held)} of results were held at "
+        f"once, where {format_bytes(f.distinct)} were read in all, since something needs them a "
+        "second time, as ds - ds.mean() does. Compute what the second step needs first, so that "
+        "the data are read again instead of held; or work on blocks that hold the dim whole."
+    )
+    code = (
+        'mean = ds.mean("time").compute()    # the first pass by itself\n'
+        "result = ds - mean    # the second one reads again, and holds nothing"
+    )
+    return said, code
 
 
 def _chunks_for(f: Facts, parts: int) -> str:

@@ -41,6 +41,8 @@ class Reads(ToDict, keys="name requests decodes nbytes amplification"):
     """Bytes decoded, as stored before codecs."""
     distinct: int
     """Bytes that would be decoded if every chunk that is needed were decoded once."""
+    codecs: tuple[str, ...] = ()
+    """Names of the codecs of its chunks."""
 
     @property
     def amplification(self) -> float:
