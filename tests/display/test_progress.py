@@ -272,6 +272,18 @@ def test_a_log_says_at_once_that_memory_is_over_its_budget(
     assert file.getvalue() == "xchunk: memory 600 B of 500 B: over the budget\n"
 
 
+def test_a_log_of_a_resumed_run_begins_with_what_it_copies() -> None:
+    file = io.StringIO()
+    with Progress(file=file, every=1000.0) as progress:
+        for done, nbytes in ((1, 0), (2, 0), (3, 10**8)):
+            progress.update(name="t", stage="direct", done=done, total=9, nbytes=nbytes)
+    line = file.getvalue().splitlines()[0]
+    assert "3 of 9 boxes, 100 MB, " in line
+    assert " 0 B/s" not in line
+    begun = Stage("t", 0.0, 2, 9, 0, before=2, weight=10**9)
+    assert begun.row(1.0)[2:4] == ("2/9 boxes", "")
+
+
 def test_a_log_names_no_small_variable() -> None:
     file = io.StringIO()
     with Progress(file=file, every=0.0) as progress:

@@ -99,6 +99,17 @@ def test_differences_are_said() -> None:
     ]
 
 
+def test_digests_are_named_where_nothing_else_tells() -> None:
+    before = {"source": {"shape": [3], "metadata": "1" * 64, "files": "2" * 64}}
+    now = {"source": {"shape": [4], "metadata": "3" * 64, "files": "4" * 64}}
+    assert differences(before, now) == ["source shape was [3], is [4]"]
+    now["source"]["shape"] = [3]
+    assert differences(before, now) == ["source metadata differ", "source files differ"]
+    plans = [{"plan": {"stages": [{"kind": "direct", "boxes": [n]}]}} for n in (1, 2)]
+    (said,) = differences(*plans)
+    assert "[" not in said
+
+
 class TestLease:
     def test_one_at_a_time(self, store: Store) -> None:
         with lease(store) as held:

@@ -179,6 +179,9 @@ class Stage:
         told = f"{self.done}/{self.total} boxes  {format_bytes(self.nbytes)}  {self.rate(now)}"
         if self.before >= self.total:
             return self.label, 1.0, f"{self.done}/{self.total} boxes", "nothing to do", False
+        if not self.nbytes:
+            # what an earlier run has copied says nothing of how fast this one is
+            return self.label, self.part, f"{self.done}/{self.total} boxes", "", False
         took, left = format_seconds(self.seconds(now)), format_seconds(self.left(now))
         return self.label, self.part, told, took if self.is_over else f"{left} left", False
 
@@ -266,7 +269,8 @@ class Log:
         if state.held is not None and state.held.is_much and not self._is_over:
             self._is_over = True
             self._file.write(f"xchunk: {state.held.who} {state.held}: over the budget\n")
-        if stage.is_small:
+        if stage.is_small or (not stage.nbytes and not stage.is_over):
+            # what an earlier run has copied says nothing of how fast this one is
             return
         began = not stage.said and stage.total > 1
         # what takes hours says less often how far it is, but each minute

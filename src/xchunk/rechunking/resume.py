@@ -358,7 +358,7 @@ def compare(journal: Journal, now: Header) -> Standing:
         return Standing()
     finished: dict[str, tuple[frozenset[int], ...]] = {}
     changed: list[str] = []
-    faults: list[str] = []
+    faults: dict[str, list[str]] = {}
     for path, facts in earlier.arrays.items():
         wanted = now.arrays.get(path)
         if wanted == facts:
@@ -366,18 +366,27 @@ def compare(journal: Journal, now: Header) -> Standing:
         elif not journal.has_boxes(facts):
             changed.append(path)
         elif wanted is None:
-            faults.append(f"{path} is not written any more")
+            faults.setdefault("not written any more", []).append(path)
         else:
-            faults += [f"{path}: {d}" for d in differences(facts, wanted)]
+            for said in differences(facts, wanted):
+                faults.setdefault(said, []).append(path)
     if faults:
-        more = f"; and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        # what concerns most is said first, and once
+        found = sorted(faults.items(), key=lambda one: -len(one[1]))
+        more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        told = "; ".join(f"{_listed(paths)}: {said}" for said, paths in found[:_NAMED])
         raise ResumeMismatchError(
             f"{describe(journal.store)} is the unfinished target of another rechunk: "
-            f"{'; '.join(faults[:_NAMED])}{more}. Nothing was written. Call with what it was "
+            f"{told}{more}. Nothing was written. Call with what it was "
             "begun with to finish it, give resume=False (--no-resume) to start anew, or another "
             "target."
         )
     return Standing(earlier, finished, tuple(changed))
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {format_count(len(paths) - 3)} more" if len(paths) > 3 else ""
+    return f"{', '.join(paths[:3])}{more}"
 
 
 def refuse_other(site: Site, digest: str) -> None:
