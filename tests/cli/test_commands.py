@@ -104,3 +104,36 @@ def test_suggest_names_no_rechunk_that_does_not_fit(capsys: pytest.CaptureFixtur
     ds.chunking.plan(chunks, store="out.zarr", max_mem=int(least[1]))
     with pytest.raises(MemoryBudgetError):
         ds.chunking.plan(chunks, store="out.zarr", max_mem="3MB")
+
+
+@pytest.mark.parametrize("growing", ["time", "time=100", "time=2000", "time=9000"])
+def test_a_dim_that_grows_is_never_one_chunk_whatever_its_size(
+    store: str, growing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--whole", "time", "--growing", growing, "--max-mem", "300MB"]
+    assert main.run(["suggest", store, *options]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"--chunks (a:)?time=\d+", shown)
+    assert "time=-1" not in shown
+
+
+@pytest.mark.parametrize("head", [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"], ids=repr)
+def test_a_raster_is_told_which_engine_reads_it(
+    head: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("scene.tif").write_bytes(head + bytes(20))
+    assert main.run(["inspect", "scene.tif"]) != 0
+    said = capsys.readouterr().err
+    assert "--engine rasterio" in said
+    assert "--rechunk-engine" not in said
+
+
+def test_suggest_for_workers_names_them_in_python_too(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workers = ["--workers", "1", "--threads-per-worker", "1", "--memory-limit", "1GiB"]
+    assert main.run(["suggest", store, "--whole", "time", *workers]) == 0
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "client = " in one]
+    assert line.strip() == (
+        'client = Client(n_workers=1, threads_per_worker=1, memory_limit="1GiB")'
+    )

@@ -18,7 +18,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -142,9 +142,10 @@ def steps_of(
     src = patterned(given["src"]) or [given["src"][0], "…", given["src"][-1]]
     large = [v for v in suggestion.variables.values() if v.layout.nbytes > SMALL]
     large = large or [v for v in suggestion.variables.values() if v.layout.ndim]
-    chunks = _shared({v.name: _spec(v, v.target_chunks) for v in large})
+    grows = {d for p in suggestion.patterns for d in p.grows}
+    chunks = _shared({v.name: _spec(v, v.target_chunks, grows) for v in large})
     shards = _shared(
-        {v.name: _spec(v, v.target_shards) for v in large if v.target_shards is not None}
+        {v.name: _spec(v, v.target_shards, grows) for v in large if v.target_shards is not None}
     )
     command = _folded(
         mask,
@@ -191,11 +192,14 @@ def steps_of(
     ]
 
 
-def _spec(v: VariableSuggestion, lengths: Iterable[int]) -> dict[str, int]:
+def _spec(
+    v: VariableSuggestion, lengths: Iterable[int], grows: Collection[str] = ()
+) -> dict[str, int]:
+    """Name the lengths by dim; a dim that grows has a number, or each append rewrote all of it."""
     return {
-        d: -1 if c >= n else c
+        d: -1 if c >= n and d not in grows else c
         for (d, n), c in zip(v.layout.sizes.items(), lengths, strict=True)
-    }  # fmt: skip
+    }
 
 
 def _shared(specs: Mapping[str, dict[str, int]]) -> dict[str, Any]:
@@ -266,6 +270,7 @@ def _python(
     if given["storage"]:
         opened.append(mask(f"storage_options={_literal(pairs(given['storage']))}"))
     sizes = [f"{k}={_quoted(given[k])}" for k in ("memory", "max_mem") if given[k]]
+    cluster = _client(given, mask)
     if suggestion.action != "stage":
         access = access_of(given["access"], given["whole"])
         use = [] if access is None else [_literal(access)]
@@ -274,12 +279,26 @@ def _python(
             for k, v in pattern_of(given).items()
             if k not in ("passes", "growing")
         ]
-        return _call("ds = xchunk.open_dataset", [opened[0], *use, *opened[1:], *sizes])
+        return cluster + _call("ds = xchunk.open_dataset", [opened[0], *use, *opened[1:], *sizes])
     target = _quoted(_target_beside(src))
     apply = [_literal(chunks), *([f"shards={_literal(shards)}"] if shards else [])]
     apply += ["zarr_format=3"] if needs_format_3(suggestion.variables.values()) else []
     written = _call("ds.chunking.apply", [*apply, f"store={target}", *sizes])
-    return f"{_call('ds = xchunk.open_dataset', opened)}\n{written}"
+    return f"{cluster}{_call('ds = xchunk.open_dataset', opened)}\n{written}"
+
+
+def _client(given: Mapping[str, Any], mask: Callable[[str], str]) -> str:
+    """Spell the cluster whose workers' memory the chunks fit; empty without one."""
+    if given["scheduler"]:
+        how = [_quoted(mask(given["scheduler"]))]
+    elif given["workers"]:
+        names = {"workers": "n_workers", "threads_per_worker": "threads_per_worker"}
+        how = [f"{name}={given[key]}" for key, name in names.items() if given[key]]
+        if given["memory_limit"]:
+            how.append(f"memory_limit={_quoted(str(given['memory_limit']))}")
+    else:
+        return ""
+    return f"from distributed import Client\n{_call('client = Client', how)}\n"
 
 
 def _call(name: str, args: Sequence[str]) -> str:

@@ -131,6 +131,8 @@ _HDF5, _NETCDF3, _ZIP = b"\x89HDF\r\n\x1a\n", (b"CDF\x01", b"CDF\x02", b"CDF\x05
 _V2_DIMS = "_ARRAY_DIMENSIONS"
 _ZARR_GROUP = ("zarr.json", ".zgroup", ".zmetadata", ".zattrs")
 _WITH_GROUPS = ("h5netcdf", "netcdf4", "zarr")
+#: How TIFF and BigTIFF begin, in either order of bytes.
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: What files of HDF5 are mostly called.
 _HDF5_NAMES = {".nc", ".nc4", ".h5", ".hdf5", ".he5"}
 #: The engine that reads files without their library, opened through one of these.
@@ -519,7 +521,7 @@ def _head(fs: Any, path: str) -> bytes:
 
 def _is_file(head: bytes) -> bool:
     """Return whether bytes begin a file of data; servers may answer a page for a folder."""
-    return head == _HDF5 or head[:4] in (*_NETCDF3, b"GRIB", _ZIP)
+    return head == _HDF5 or head[:4] in (*_NETCDF3, *_TIFF, b"GRIB", _ZIP)
 
 
 def _refuse_none(name: str, fs: Any, path: str) -> None:
@@ -544,7 +546,16 @@ def _format(name: str, heads: list[bytes]) -> str:
             f"{name}: is JSON, but no references of kerchunk's or VirtualiZarr's, which have a "
             f"key {' or '.join(_ZARR_GROUP[:2])}."
         )
-    raise SourceError(f"{name}: is not netCDF, HDF5 or zarr (it begins with {first!r}).")
+    if first[:4] in _TIFF:
+        installed = "" if find_spec("rioxarray") else ", after pip install rioxarray"
+        raise SourceError(
+            f"{name}: is TIFF, which rioxarray reads: give the engine 'rasterio' "
+            f"(--engine rasterio){installed}."
+        )
+    raise SourceError(
+        f"{name}: is not netCDF, HDF5 or zarr (it begins with {first!r}). If xarray has an engine "
+        "for it, name it: engine (--engine)."
+    )
 
 
 def _engine(name: str, what: str, where: str) -> str:
