@@ -227,3 +227,30 @@ def test_a_torn_chunk_of_any_variable_is_named(tmp_path: Path, name: str) -> Non
     torn.write_bytes(torn.read_bytes()[:-3])
     with pytest.raises(xchunk.VerificationError, match=rf"{name}: .*torn"):
         ds.chunking.verify(tmp_path / "s.zarr")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_what_only_the_target_holds_is_noted(tmp_path: Path, zarr_format: int) -> None:
+    times = np.arange(4).astype("datetime64[D]").astype("datetime64[ns]")
+    ds = xr.Dataset(
+        {"v": (("time", "x"), np.arange(12.0).reshape(4, 3)), "text": ("x", ["a", "bb", "c"])},
+        {"time": times, "area": ("x", np.ones(3))},
+    )
+    store = tmp_path / "out.zarr"
+    ds.chunking.apply({"time": -1}, store=store, zarr_format=zarr_format, progress=False)
+    # what we write ourselves is no news
+    assert ds.chunking.verify(store).notes == ()
+    group = zarr.open_group(store, mode="r+", use_consolidated=False)
+    group.attrs["history"] = "touched"
+    group["v"].attrs["unit_of_old"] = "K"
+    for name in ("b", "c", "d", "e"):
+        group.create_array(name, shape=(2,), dtype="i4")
+    proof = ds.chunking.verify(store)
+    said = "\n".join(proof.notes)
+    assert "the root group holds attributes that the source has not: 'history'" in said
+    assert "the root group holds arrays that the source has not: 'b', 'c', 'd' and 1 more" in said
+    assert "v holds attributes that the source has not: 'unit_of_old'" in said
+    assert len(proof.notes) == 3
+    assert "'history'" in str(proof)
+    assert "'history'" in repr(proof)
+    assert proof.to_dict()["notes"] == list(proof.notes)

@@ -646,7 +646,8 @@ def proof(p: Proof) -> Document:
         ("compared", f"{format_bytes(p.nbytes)} in {counted(p.pieces, 'piece')}"),
     ]
     said = "The store holds what the source holds, bit by bit, metadata included."
-    body = [Facts(facts), Paragraph(said), Items(p.variables)]
+    notes = [Paragraph(note, mark="-") for note in p.notes]
+    body = [Facts(facts), Paragraph(said), Items(p.variables), *notes]
     return Document("xchunk proof", f"of {p.target}", "equal", (), body)
 
 

@@ -49,7 +49,7 @@ from xchunk.sources.arrays import open_stored, small_chunk_caches
 from xchunk.sources.decoding import DECODING_KEYS, Decoding, is_time, same_attribute
 from xchunk.sources.index_coords import homes_in_tree
 from xchunk.sources.refs import StoredInfo, ZarrRef
-from xchunk.stores.adapter import bits, get_key, has_key, open_array, put_key
+from xchunk.stores.adapter import bits, get_key, get_keys, has_key, names_in, open_array, put_key
 from xchunk.stores.stores import describe, is_zarr
 from xchunk.targets.encode import Assembled, assemble, stored_unpacked
 from xchunk.targets.location import state_of
@@ -57,6 +57,10 @@ from xchunk.targets.metadata import TargetArray
 
 #: Attributes that say how values are decoded, those of times included.
 HOW_DECODED = (*DECODING_KEYS, "units", "calendar", "dtype")
+#: Attributes by which xarray and we say what is told otherwise in the source.
+_OURS = ("_ARRAY_DIMENSIONS", "coordinates", "grid_mapping", *HOW_DECODED)
+#: Names that a note lists.
+_LISTED = 3
 #: Parts of the names of codecs that round values on purpose.
 _LOSSY = ("bitround", "quantize", "fixedscaleoffset", "astype", "zfp", "sz3", "jpeg", "lerc", "j2k")
 
@@ -109,6 +113,16 @@ def metadata_faults(one: Assembled, info: StoredInfo, *, decoded: bool = False) 
         if key in info.attrs and key not in wanted and key not in skipped
     ]
     return faults
+
+
+def besides(name: str, wanted: Collection[Any], found: Collection[str], what: str) -> list[str]:
+    """Say what a target holds that its source has not, which is no fault: readers may see it."""
+    more = sorted(set(found) - set(map(str, wanted)))
+    if not more:
+        return []
+    rest = f" and {format_count(len(more) - _LISTED)} more" if len(more) > _LISTED else ""
+    shown = ", ".join(map(repr, more[:_LISTED])) + rest
+    return [f"{name} holds {what} that the source has not: {shown}"]
 
 
 def attribute_faults(name: str, wanted: Mapping[Any, Any], found: Mapping[str, Any]) -> list[str]:
@@ -171,9 +185,14 @@ def group_faults(
     path: str,
     attrs: Mapping[str, Any],
     zarr_format: int,
-    data: Collection[str] = (),
-) -> list[str]:
-    """Compare the attributes of a group, which has these data variables."""
+    *,
+    data: Collection[str],
+    names: Collection[str],
+) -> tuple[list[str], list[str]]:
+    """Compare the attributes of a group, which has these data variables and variables.
+
+    - returns: what differs, and what the target holds besides.
+    """
     name = path or "the root group"
     try:
         group = zarr.open_group(
@@ -184,9 +203,19 @@ def group_faults(
             use_consolidated=False,
         )
     except (FileNotFoundError, KeyError, ValueError) as error:
-        return [f"{name}: cannot be opened in the target ({error})"]
+        return [f"{name}: cannot be opened in the target ({error})"], []
     found = dict(group.attrs)
-    return [*attribute_faults(name, attrs, found), *role_faults(name, attrs, found, data)]
+    notes = besides(name, {*attrs, *_OURS}, found, "attributes")
+    others = [n for n in names_in(store, path) if n not in names and not n.startswith(".")]
+    key = "zarr.json" if zarr_format == 3 else ".zarray"
+    found_there = get_keys(store, [f"{path}/{n}/{key}".lstrip("/") for n in others])
+    arrays = [
+        n
+        for n, document in zip(others, found_there, strict=True)
+        if document is not None and json.loads(document).get("node_type", "array") == "array"
+    ]
+    notes += besides(name, names, arrays, "arrays")
+    return [*attribute_faults(name, attrs, found), *role_faults(name, attrs, found, data)], notes
 
 
 def unit_faults(pair: Pair, index: tuple[int, ...]) -> list[str]:
@@ -307,12 +336,15 @@ class Proof(Shown, view="proof"):
     """Bytes of all variables, as stored before codecs."""
     pieces: int
     """Pieces whose digests were compared."""
+    notes: tuple[str, ...] = ()
+    """What the target holds besides: attributes and arrays that the source has not."""
 
     def __str__(self) -> str:
-        return (
+        said = (
             f"{self.target} holds what the source holds: {len(self.variables)} variables, "
             f"{format_bytes(self.nbytes)}, equal bit by bit"
         )
+        return "; ".join([said, *self.notes])
 
 
 def prove(
@@ -345,6 +377,7 @@ def _prove(
 ) -> Proof:
     zarr_format = _format_of(store)
     faults: list[str] = []
+    notes: list[str] = []
     sources: list[Assembled] = []
     homes = homes_in_tree(groups)
     shown: dict[str, xr.Variable] = {}
@@ -356,13 +389,18 @@ def _prove(
             )
         except EncodingError as error:
             raise _cannot_hold(store, error) from error
+        names = [one.name for one in assembled]
         data = [one.name for one in assembled if not one.is_coord]
-        faults += group_faults(store, path, attrs, zarr_format, data)
+        how = {"data": data, "names": names}
+        differing, more = group_faults(store, path, attrs, zarr_format, **how)
+        faults += differing
+        notes += more
         sources += assembled
         shown |= {one.path: ds.variables[one.name] for one in assembled}
-    return prove_arrays(
+    proof = prove_arrays(
         sources, store, budget=budget, progress=progress, faults=faults, shown=shown
     )
+    return replace(proof, notes=(*notes, *proof.notes))
 
 
 def prove_arrays(
@@ -383,7 +421,7 @@ def prove_arrays(
       compared with what the store decodes to, so that no fault of the encoding is missed.
     """
     zarr_format = _format_of(store)
-    faults = list(faults)
+    faults, notes = list(faults), list[str]()
     pairs: list[Pair] = []
     parents = _times_of_bounds(sources)
     data: dict[str, list[str]] = defaultdict(list)
@@ -402,6 +440,7 @@ def prove_arrays(
         group = one.path.rpartition("/")[0]
         differing += role_faults(one.path, one.attrs, info.attrs, data[group])
         faults += differing
+        notes += besides(one.path or "the array", {*one.attrs, *_OURS}, info.attrs, "attributes")
         if one.shape != info.shape or any(": dtype " in d for d in differing):
             continue
         if decoding is not None and shown is not None:
@@ -421,6 +460,7 @@ def prove_arrays(
         variables=tuple(p.source.path or "array" for p in pairs),
         nbytes=sum(int(np.prod(p.info.shape)) * p.info.dtype.itemsize for p in pairs),
         pieces=sum(p.pieces.count for p in pairs),
+        notes=tuple(notes),
     )
 
 

@@ -602,6 +602,15 @@ async def _holds(store: Store, prefix: str) -> bool:
     return False
 
 
+def names_in(store: Store, folder: str) -> list[str]:
+    """List what lies directly in a folder; nothing where the store cannot list."""
+    return wait_for(_names_in(store, folder)) if store.supports_listing else []
+
+
+async def _names_in(store: Store, folder: str) -> list[str]:
+    return [name.rstrip("/") async for name in store.list_dir(folder)]
+
+
 def holds_one_of(store: Store, keys: Sequence[str]) -> bool:
     """Return whether any of a few objects is there; a far store is asked for all at once."""
     if is_near(store):
