@@ -250,6 +250,14 @@ def test_stop_at_the_first_that_fails(raw: Path) -> None:
     assert not report.interrupted
 
 
+def test_a_dry_run_counts_the_time_of_verifying(raw: Path) -> None:
+    seconds = [
+        sum(r.seconds for r in batch({**JOB, "verify": verify}, state=None, dry_run=True))
+        for verify in (False, True)
+    ]
+    assert seconds[1] > 1.2 * seconds[0] > 0
+
+
 def test_a_dry_run_writes_nothing(raw: Path) -> None:
     (raw / "1.zarr/.zgroup").write_text("{")
     report = batch(dry_run=True)

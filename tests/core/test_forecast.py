@@ -51,6 +51,7 @@ def test_suggest_compare_and_plan_say_the_same_seconds(
     ways = compare_ways(layout, Grid.of(SHAPE, found.target_chunks), budget)
     after = forecast(layout, ways.after, None, budget, Rates())
     assert after is not None
+    assert ways["staged"].copy_seconds == after.seconds
     reading = ways["staged"].seconds - after.seconds
     assert 0 < reading < after.seconds
 

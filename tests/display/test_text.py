@@ -139,6 +139,9 @@ def test_variables_that_are_alike_are_told_once(budget: MemoryBudget, make_sugge
     shown = repr(replace(made, variables=others))
     assert shown.count("(1460, 19, 20)") == 1
     assert "t2m, tp, msl" in shown
+    # whose time it is
+    assert "a pass of each" in shown
+    assert "The rechunk of all 3 takes about 36.0 s" in " ".join(shown.split())
     many = {
         n: replace(one, layout=replace(one.layout, name=n)) for n in map("v{}".format, range(20))
     }

@@ -93,6 +93,8 @@ def _planned(ds: Any, item: Item, made: Made, **how: bool) -> RechunkJob[Any]:
     given = {**item.options.given(), "storage_options": item.options.for_target, **how}
     job: RechunkJob[Any] = ds.chunking.plan(store=item.target, **given)
     made.plan, made.nbytes, made.seconds = job.plan, job.plan.nbytes, job.plan.seconds
+    if item.options.verify:
+        made.seconds += job.plan.verify_seconds
     made.notes += job.plan.notes
     return job
 

@@ -139,7 +139,9 @@ def _table(groups: Sequence[Sequence[VariableSuggestion]], s: Suggestion) -> Tab
             )
         )
     asked = "a pass reads" if is_scan else "a request reads"
-    head = ("variable", "action", "chunks", asked, "memory", "a pass takes")
+    # a row of several that are alike tells the time of one
+    each = "a pass of each" if any(len(group) > 1 for group in groups) else "a pass takes"
+    head = ("variable", "action", "chunks", asked, "memory", each)
     told = [i for i in range(len(head)) if any(row[i] for row in rows)]
     return Table([head[i] for i in told], [[row[i] for i in told] for row in rows])
 
@@ -200,8 +202,11 @@ def _verdict(s: Suggestion, found: Sequence[VariableSuggestion]) -> list[Block]:
     if s.action == "load":
         said = "One thread loads it faster than dask would run its tasks."
     elif s.action == "stage":
-        took = sum(v.rechunk_seconds or 0 for v in found if v.action == "stage")
-        said = f"The rechunk takes about {format_seconds(took)}"
+        staged = [v for v in found if v.action == "stage"]
+        took = format_seconds(sum(v.rechunk_seconds or 0 for v in staged))
+        said = f"The rechunk takes about {took}"
+        if len(staged) > 1:
+            said = f"The rechunk of all {len(staged)} takes about {took}"
         if main.break_even_passes is not None:
             said += f", and has paid off after {counted_passes(main.break_even_passes)}"
         said += "."

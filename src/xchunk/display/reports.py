@@ -509,6 +509,10 @@ def comparison(c: RechunkComparison) -> Document:
         again = c.best.name != "staged" and c.best.decoded > 1.2 * c.nbytes
         if again and any(w.name == "staged" and w.fits for w in c.ways):
             said += " What is used often is quicker once it is rewritten."
+    copied = next((w.copy_seconds for w in c.ways if w.copy_seconds is not None), None)
+    if copied is not None:
+        said += f" Times are for {c.variable} alone, read once in the new chunks: of the staged "
+        said += f"way, {format_seconds(copied)} are the copy that a plan predicts."
     head = ("way", "tasks", "decodes", "memory", "fits", "disk", "about")
     blocks = f"blocks of {c.before} → {c.after}"
     body = [Table(head, rows), Paragraph(said)]

@@ -318,6 +318,21 @@ class RechunkPlan(Shown, view="plan"):
         """Predicted time on the clock."""
         return sum(a.seconds for a in self.arrays)
 
+    @property
+    def verify_seconds(self) -> float:
+        """Predicted time of a verification afterwards, which reads the source and the target."""
+        out = 0.0
+        for a in self.arrays:
+            chunks, last = a.job.source.count + a.job.target.count, a.stages[-1:]
+            work = Work(
+                tasks=2 * sum(stage.boxes.count for stage in last),
+                decodes=chunks,
+                decoded_bytes=2 * a.nbytes,
+                requests=a.job.source.count + a.job.units.count,
+            )
+            out += work.seconds(self.rates, self.budget.slots, workers=self.budget.workers)
+        return out
+
     def __getitem__(self, name: str) -> ArrayPlan:
         for array in self.arrays:
             if array.name == name:

@@ -56,6 +56,8 @@ class RechunkWay(ToDict):
     """Predicted time until the data can be read in the new chunks once; None: not predicted."""
     fits: bool = True
     """Whether one worker's memory holds it."""
+    copy_seconds: float | None = None
+    """Those of the seconds in which a store is written first, as a plan predicts them."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -276,6 +278,7 @@ def _staged(
         store_disk=plan.nbytes + plan.scratch_nbytes,
         seconds=plan.seconds + seconds,
         fits=mem <= budget.max_mem,
+        copy_seconds=plan.seconds,
     )
 
 
