@@ -46,11 +46,15 @@ def test_blocks_that_cut_chunks_are_told_with_their_cost(make_layout, make_repor
     [
         ({"chunks": None, "format": "netcdf3"}, "contiguous"),
         ({"chunks": None, "format": "memory", "dask_chunks": None}, "in memory"),
+        (
+            {"chunks": None, "format": "memory", "dask_chunks": None, "dtype": np.dtype("U9")},
+            "in memory (xarray loads texts of netCDF as it opens them)",
+        ),
         ({"dims": (), "shape": (), "chunks": (), "dask_chunks": None}, "scalar"),
         ({"chunks": ((700, 760), 361, 720)}, "(700…760, 361, 720)"),
         ({"shape": (0, 361, 720), "dask_chunks": ((0,), (361,), (720,))}, "0 chunks"),
     ],
-    ids=["contiguous", "memory", "scalar", "irregular", "empty"],
+    ids=["contiguous", "memory", "texts", "scalar", "irregular", "empty"],
 )
 def test_layouts_of_every_kind(make_layout, make_report, changes, said: str) -> None:
     assert said in repr(make_report(make_layout(**changes)))

@@ -142,6 +142,8 @@ def where(layout: ArrayLayout) -> str:
 
 def stored(layout: ArrayLayout) -> str:
     """The stored chunks, how many there are and how large one is in memory."""
+    if layout.format == "memory" and not layout.reader and layout.dtype.kind in "UOT":
+        return f"{chunks(layout)} (xarray loads texts of netCDF as it opens them)"
     if layout.chunks is None or not layout.ndim:
         return chunks(layout)
     each = "" if layout.n_chunks == 1 else " each"
