@@ -13,7 +13,9 @@ from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
 from faults.stores import FaultyStore
-from xchunk.stores.chunk_objects import ChunkObjects, at_once
+from xchunk.core.memory import TaskRequests
+from xchunk.stores.chunk_objects import ChunkObjects
+from xchunk.stores.in_flight import Room
 
 SHAPE, CHUNKS = (21, 30), (4, 7)
 CODECS: dict[str, Any] = {
@@ -119,8 +121,10 @@ def test_no_more_requests_are_under_way_than_are_allowed(most: int) -> None:
     assert objects is not None
     values, whole = values_of(SHAPE), (slice(0, 21), slice(0, 30))
     nbytes = 4 * CHUNKS[0] * CHUNKS[1]
-    with at_once(most, most * nbytes):
+    each = TaskRequests(most * nbytes, read=nbytes, write=nbytes, copies=1)
+    with Room(1, each).turn() as turn, turn.box():
         objects.write(whole, values)
+        turn.settle()
         written = copy.copy(store.seen)
         store.seen["most"] = 0
         out = np.empty(SHAPE, "f4")
@@ -143,8 +147,13 @@ def test_no_request_is_under_way_any_more_when_one_has_failed(operation: str) ->
     store.operation, store.only = operation, "c/"
     store.state["at"] = store.calls.get(operation, 0) + 3
     store.calls[operation] = store.state["at"] - 3
-    with at_once(64, 10**9), pytest.raises(OSError, match="injected"):
+    with (
+        pytest.raises(OSError, match="injected"),
+        Room(1, TaskRequests(10**9, read=1)).turn() as turn,
+        turn.box(),
+    ):
         objects.read(whole, out) if operation == "get" else objects.write(whole, out)
+        turn.settle()
     assert store.seen["now"] == 0
 
 

@@ -184,6 +184,27 @@ IN_FLIGHT = 64
 
 
 @dataclass(frozen=True)
+class TaskRequests:
+    """What the requests of one task may hold that are on their way to and from far stores."""
+
+    nbytes: int = 0
+    """Bytes of all together."""
+    read: int = 0
+    """Bytes that a read holds until it is decoded."""
+    write: int = 0
+    """Bytes that a write holds while it is encoded, at most."""
+    copies: float = 0.0
+    """Bytes that a write holds for each encoded byte that it sends."""
+    spare: int = 0
+    """Bytes that are held besides while one is decoded or encoded."""
+
+    @property
+    def shared(self) -> int:
+        """Bytes that requests of all tasks share, for each that holds a box."""
+        return max(0, self.nbytes - self.spare)
+
+
+@dataclass(frozen=True)
 class CopyBuffers:
     """The buffers of one copy task, and so its peak.
 
@@ -221,10 +242,17 @@ class CopyBuffers:
         return self._at_once(self.write_copies * self.write_unit, self.queued[1])
 
     @property
-    def sent(self) -> int:
-        """Encoded bytes that may be on their way to a far store at once."""
-        # while a further one is encoded, its values and the encoder's bound are held
-        return int(self.in_flight / self.write_copies) - min(1, self.queued[1]) * self.write_unit
+    def requests(self) -> TaskRequests:
+        """What requests to far stores may hold."""
+        read, write = self.read_copies * self.read_unit, self.write_copies * self.write_unit
+        return TaskRequests(
+            int(self.in_flight),
+            int(read),
+            int(write),
+            self.write_copies,
+            # while one is decoded it is not on its way; while one is encoded, its values are held
+            int(max(read * self.queued[0], write * self.queued[1])),
+        )
 
     def _at_once(self, each: float, queued: int) -> int:
         return min(IN_FLIGHT, max(1, math.floor(self.flight / max(1, each)) - queued))

@@ -34,16 +34,18 @@ import zarr
 from numpy.typing import NDArray
 
 from xchunk.core.grid import Axis, Grid, Vacant, slabs
+from xchunk.core.memory import TaskRequests
 from xchunk.core.redact import safe_cause
 from xchunk.engine.cluster import Needs, leave_thread, worker_threads
 from xchunk.errors import StageFailedError, XchunkError
-from xchunk.sources.arrays import close_files, open_stored
+from xchunk.sources.arrays import begin_reading, close_files, open_stored
 from xchunk.sources.decoding import Decoding, quietly
 from xchunk.sources.foreign import holds_objects
 from xchunk.sources.refs import StoredArray, StoredRef, ZarrRef
 from xchunk.stores import adapter
-from xchunk.stores.chunk_objects import at_once
+from xchunk.stores.chunk_objects import ChunkObjects
 from xchunk.stores.icechunk import Written, own_fork, session_of
+from xchunk.stores.in_flight import Room, Turn
 from xchunk.stores.shard_files import ShortWay, files_of
 from xchunk.targets.journal import BoxMarks
 from xchunk.targets.scratch import delete_spent, refuse_lost_pieces
@@ -221,10 +223,8 @@ class StageSpec:
     """The same, writing."""
     waits: bool = False
     """Whether more tasks run at once than compute, since they wait for far stores."""
-    in_flight: int = 0
-    """Bytes that a task holds besides its box, for the chunks in flight."""
-    sent: int = 0
-    """Encoded bytes of a task that may be on their way to a far store at once."""
+    requests: TaskRequests = TaskRequests()
+    """What a task holds besides its box, for chunks in flight."""
     at_once: int | None = None
     """Bytes that are asked of the source at once, where it has no chunks or has shards; None:
     the whole box."""
@@ -269,8 +269,12 @@ def copy_box(spec: StageSpec, i: int) -> int | Written:
 
 
 def _copy(spec: StageSpec, i: int) -> int | Written:
-    with reading(spec, i) as (region, values):
-        done = _write(spec, region, values)
+    region = spec.boxes.region(i)
+    with _turn(spec, region) as turn:
+        with _box(spec, turn, region) as values:
+            done = _write(spec, turn, region, values)
+        # the next box can be read while this one is still being sent
+        turn.settle()
     _note(spec, i)
     if spec.spends and spec.marks is not None:
         _delete_spent(spec, spec.marks, region)
@@ -299,9 +303,10 @@ def read_box(spec: StageSpec, i: int) -> NDArray[Any]:
 
 
 def _read_box(spec: StageSpec, i: int) -> NDArray[Any]:
-    shape = tuple(r.stop - r.start for r in spec.boxes.region(i))
+    region = spec.boxes.region(i)
+    shape = tuple(r.stop - r.start for r in region)
     dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
-    with reading(spec, i, np.empty(shape, dtype=dtype)) as (_, values):
+    with _turn(spec, region) as turn, _box(spec, turn, region, np.empty(shape, dtype)) as values:
         return values
 
 
@@ -316,40 +321,59 @@ def write_block(spec: StageSpec, i: int, block: NDArray[Any]) -> int | Written:
 
 def _write_values(spec: StageSpec, i: int, values: NDArray[Any]) -> int | Written:
     region = spec.boxes.region(i)
-    with _context(spec, region):
-        done = _write(spec, region, values)
+    with _turn(spec, region) as turn, _held(spec, turn):
+        done = _write(spec, turn, region, values)
+        turn.settle()
     _note(spec, i)
     return done
 
 
 @contextmanager
-def reading(
-    spec: StageSpec, i: int, own: NDArray[Any] | None = None
-) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
-    """Read box number ``i``; hand out its region and its values.
+def _box(
+    spec: StageSpec, turn: Turn, region: tuple[slice, ...], own: NDArray[Any] | None = None
+) -> Iterator[NDArray[Any]]:
+    """Read a box; hand out its values.
 
     They lie in a buffer that is reused afterwards, unless memory of their ``own`` is given.
     """
-    region = spec.boxes.region(i)
-    with _context(spec, region):
-        source, _ = _opened(spec)
-        if source is None:
-            raise StageFailedError(f"{spec.label} has no stored source to read from")
-        shape = tuple(r.stop - r.start for r in region)
-        shifted = tuple(
-            slice(r.start + o, r.stop + o) for r, o in zip(region, spec.origin, strict=True)
-        )
-        dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
+    source, _ = _opened(spec)
+    if source is None:
+        raise StageFailedError(f"{spec.label} has no stored source to read from")
+    shape = tuple(r.stop - r.start for r in region)
+    shifted = tuple(
+        slice(r.start + o, r.stop + o) for r, o in zip(region, spec.origin, strict=True)
+    )
+    dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
+    ahead = None
+    if _reads_ahead(spec) and source.info.dtype == dtype:
+        ahead = begin_reading(source, shifted, turn)
+    with _held(spec, turn):
         give_back()
         with _buffers.borrow(shape, dtype) if own is None else nullcontext(own) as buffer:
-            values = _read(spec, source, shifted, buffer)
+            if ahead is None:
+                with turn.alone() if spec.is_far else nullcontext():
+                    values = _read(spec, source, shifted, buffer)
+            else:
+                ahead(buffer)
+                values = buffer
             give_back()
             if spec.vacant is not None:
                 for part in spec.vacant.within(region):
                     values[part] = np.frombuffer(spec.vacant.fill, dtype=dtype)[0]
             if spec.from_scratch and isinstance(spec.source, ZarrRef):
                 refuse_lost_pieces(spec.source, source.info, shifted, values)
-            yield region, values.view(spec.dtype) if spec.from_scratch else values
+            yield values.view(spec.dtype) if spec.from_scratch else values
+
+
+def _reads_ahead(spec: StageSpec) -> bool:
+    """Whether chunks of a box are asked for before its memory is free.
+
+    What is asked for waits until then. Who holds that memory must be able to go on, and so must
+    count each of its requests.
+    """
+    _, target = _opened(spec)
+    counted = target is None or isinstance(target[1], ChunkObjects)
+    return spec.is_far and spec.at_once is None and counted
 
 
 def _read(
@@ -370,7 +394,9 @@ def _read(
     return buffer
 
 
-def _write(spec: StageSpec, region: tuple[slice, ...], values: NDArray[Any]) -> int | Written:
+def _write(
+    spec: StageSpec, turn: Turn, region: tuple[slice, ...], values: NDArray[Any]
+) -> int | Written:
     _, opened = _opened(spec)
     own = None
     if spec.forked and spec.target is not None:
@@ -379,38 +405,50 @@ def _write(spec: StageSpec, region: tuple[slice, ...], values: NDArray[Any]) -> 
     if opened is None:
         raise StageFailedError(f"{spec.label} has no target to write to")
     target, files = opened
-    if spec.to_scratch:
-        # a piece of scratch that is missing has to mean that it is lost: none is left out
-        bits = np.ascontiguousarray(values).view(scratch_dtype(spec.dtype))
-        adapter.write_units(target, region, bits.reshape(values.shape), fill=None, files=files)
-    elif spec.target_origin is None:
-        adapter.write_units(target, region, values, fill=target.fill_value, files=files)
-    else:
-        at = tuple(
-            slice(r.start + o, r.stop + o) for r, o in zip(region, spec.target_origin, strict=True)
-        )
-        adapter.write_units(
-            target, at, values, fill=target.fill_value, delete_empty=True, files=files
-        )
+    counted = isinstance(files, ChunkObjects) or not spec.is_far
+    with nullcontext() if counted else turn.alone():
+        if spec.to_scratch:
+            # a piece of scratch that is missing has to mean that it is lost: none is left out
+            bits = np.ascontiguousarray(values).view(scratch_dtype(spec.dtype))
+            adapter.write_units(target, region, bits.reshape(values.shape), fill=None, files=files)
+        elif spec.target_origin is None:
+            adapter.write_units(target, region, values, fill=target.fill_value, files=files)
+        else:
+            at = tuple(
+                slice(r.start + o, r.stop + o)
+                for r, o in zip(region, spec.target_origin, strict=True)
+            )
+            adapter.write_units(
+                target, at, values, fill=target.fill_value, delete_empty=True, files=files
+            )
     return int(values.nbytes) if own is None else Written(values.nbytes, session_of(own.store))
 
 
 @contextmanager
-def _context(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
+def _turn(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[Turn]:
+    """Begin a box: what it asks for is counted, and what goes wrong is told."""
     both = min(spec.reads, spec.writes)
     # A heap may keep what a task holds, for the next one in its thread; where a worker has more
     # threads than tasks run at once, nobody knows which of them that is.
-    kept = spec.in_flight if worker_threads() <= spec.threads else 0
+    kept = spec.requests.nbytes if worker_threads() <= spec.threads else 0
     steady(kept, apart=spec.is_far or holds_objects(spec.dtype))
-    with _room.share(spec.threads):
+    with (
+        _told(spec, region),
+        _memory.room_of(spec) as room,
+        in_flight(spec.run),
+        adapter.tuned(both),
+        room.turn() as turn,
+    ):
+        yield turn
+
+
+@contextmanager
+def _held(spec: StageSpec, turn: Turn) -> Iterator[None]:
+    """Hold a box, in turn; on a cluster the next task may begin as soon as one does."""
+    with turn.box():
         if spec.waits:
             leave_thread()
-        with (
-            in_flight(spec.run),
-            adapter.tuned(both),
-            at_once(spec.reads, spec.sent),
-            _told(spec, region),
-        ):
+        with in_flight(spec.run):
             yield
 
 
@@ -429,36 +467,73 @@ def _told(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[None]:
         ) from safe_cause(error)
 
 
-class _Room:
+class _Memory:
     """What the tasks of this process may hold: each takes its share, or waits for its turn.
 
     A task of which n may run at once takes an nth, so that tasks of different plans that run
-    beside each other keep the budget as well.
+    beside each other keep the budget as well. Tasks on far stores that are alike take all of it
+    together, and share it by what each of them holds at the time (`Room`).
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._taken = Fraction(0)
         self._queue: deque[object] = deque()
+        self._together: tuple[object, Room] | None = None
+        self._members = 0
+
+    @contextmanager
+    def room_of(self, spec: StageSpec) -> Iterator[Room]:
+        if spec.is_far:
+            key = (spec.threads, spec.requests, _reads_ahead(spec))
+            with self.together(key, lambda: Room(spec.threads, spec.requests)) as room:
+                yield room
+        else:
+            with self.share(spec.threads):
+                yield Room(1, spec.requests)
 
     @contextmanager
     def share(self, threads: int) -> Iterator[None]:
-        share, ticket = Fraction(1, max(1, threads)), object()
-        with self._changed:
-            self._queue.append(ticket)
-            try:
-                self._changed.wait_for(
-                    lambda: self._queue[0] is ticket and self._taken + share <= 1
-                )
-                self._taken += share
-            finally:
-                self._queue.remove(ticket)
-                self._changed.notify_all()
+        share = Fraction(1, max(1, threads))
+        with self._in_turn(lambda: self._taken + share <= 1):
+            self._taken += share
         try:
             yield
         finally:
             with self._changed:
                 self._taken -= share
+                self._changed.notify_all()
+
+    @contextmanager
+    def together(self, key: object, make: Callable[[], Room]) -> Iterator[Room]:
+        def is_alike() -> bool:
+            return self._together is not None and self._together[0] == key
+
+        with self._in_turn(lambda: is_alike() or not self._taken):
+            if self._together is None:
+                self._together, self._taken = (key, make()), Fraction(1)
+            self._members += 1
+            room = self._together[1]
+        try:
+            yield room
+        finally:
+            with self._changed:
+                self._members -= 1
+                if not self._members:
+                    self._together, self._taken = None, Fraction(0)
+                self._changed.notify_all()
+
+    @contextmanager
+    def _in_turn(self, is_free: Callable[[], bool]) -> Iterator[None]:
+        """Wait until all who came before have begun, and there is room; then hold the lock."""
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            try:
+                self._changed.wait_for(lambda: self._queue[0] is ticket and is_free())
+                yield
+            finally:
+                self._queue.remove(ticket)
                 self._changed.notify_all()
 
 
@@ -508,7 +583,7 @@ _lock = threading.Lock()
 _Target: TypeAlias = "tuple[zarr.Array[Any], ShortWay | None]"
 _Opened: TypeAlias = "tuple[StoredArray | None, _Target | None]"
 _open: dict[tuple[str, StageKey], _Opened] = {}
-_room = _Room()
+_memory = _Memory()
 
 
 def _opened(spec: StageSpec) -> _Opened:
@@ -587,7 +662,8 @@ def digest_box(spec: StageSpec, i: int) -> list[bytes] | Unreadable:
 
 
 def _digest_stored(spec: StageSpec, i: int) -> list[bytes] | Unreadable:
-    with reading(spec, i) as (region, values):
+    region = spec.boxes.region(i)
+    with _turn(spec, region) as turn, _box(spec, turn, region) as values:
         if spec.decoding is None:
             return _digests(spec, region, values)
         try:

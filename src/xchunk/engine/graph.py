@@ -110,8 +110,8 @@ def _value(task: Any) -> Any:
 Report = Callable[[StageKey, int, Any], None]
 
 _RETRIES = 2
-#: Tasks on far stores for each thread more, in which one waits for its note to be written.
-_NOTING = 4
+#: Tasks on far stores for each that holds a box, and one: others read ahead, send, or are noted.
+_BESIDE = 2
 #: Futures of a cluster that are waited for at a time; dask runs the boxes in about this order.
 _WATCHED = 5_000
 #: Where workers show that the target they see is the one that everybody sees.
@@ -256,7 +256,7 @@ def run_chains(
                     ]
                     stages = [c.stages[number] for c in group if number < len(c.stages)]
                     far = [s for s in stages if s.is_far]
-                    beside = [s.threads + s.threads // _NOTING + 1 for s in far]
+                    beside = [_BESIDE * (s.threads + 1) for s in far]
                     # each thread has a heap, which keeps what it has freed: there are no more of
                     # them than tasks are counted
                     own = min(threads, max(s.threads for s in stages))

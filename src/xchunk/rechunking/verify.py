@@ -24,7 +24,7 @@ from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
 from xchunk.core.grid import Grid
-from xchunk.core.memory import MemoryBudget
+from xchunk.core.memory import MemoryBudget, TaskRequests
 from xchunk.core.plan.choose import plan_array
 from xchunk.core.plan.stages import Limits
 from xchunk.core.shown import Shown
@@ -615,6 +615,7 @@ def _chains(pair: Pair) -> dict[str, Chain]:
         number=SIDES.index("source"),
         source=one.ref,
         reads=pair.reads[0],
+        requests=TaskRequests(pair.reads[0], read=1),
         origin=one.origin or (0,) * len(one.shape),
         boxes=pair.source_boxes,
         dtype=one.dtype,
@@ -625,6 +626,7 @@ def _chains(pair: Pair) -> dict[str, Chain]:
         number=SIDES.index("target"),
         source=pair.target,
         reads=pair.reads[1],
+        requests=TaskRequests(pair.reads[1], read=1),
         origin=pair.start or (0,) * len(one.shape),
         boxes=pair.target_boxes,
         dtype=pair.info.dtype,

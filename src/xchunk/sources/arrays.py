@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -33,8 +33,18 @@ from xchunk.sources.refs import (
 )
 from xchunk.sources.remote_file import forget_files
 from xchunk.stores import adapter
+from xchunk.stores.chunk_objects import ChunkObjects
+from xchunk.stores.in_flight import Turn
 from xchunk.stores.shard_files import files_of
 from xchunk.stores.stores import refuse_without_ranges
+
+#: Puts what was asked for ahead into an array.
+Reading: TypeAlias = Callable[[NDArray[Any]], None]
+
+
+def begin_reading(stored: StoredArray, region: Sequence[slice], turn: Turn) -> Reading | None:
+    """Begin to read a region of an array in a far store; None where it cannot be read ahead."""
+    return stored.ahead(region, turn) if isinstance(stored, _ZarrStored) else None
 
 
 def open_stored(ref: StoredRef, *, lazy: bool = False) -> StoredArray:
@@ -82,6 +92,16 @@ class _ZarrStored:
             refuse_without_ranges(ref.store, f"{ref.path}/zarr.json".lstrip("/"))
         self._files = files_of(self.array)
         self.info = replace(_zarr_info(self.array), by_chunk=self._files is not None)
+
+    def ahead(self, region: Sequence[slice], turn: Turn) -> Reading | None:
+        """Begin to read a region; return what puts it into an array of the stored dtype.
+
+        - returns: None where it cannot be read ahead.
+        """
+        files = self._files
+        if not isinstance(files, ChunkObjects):
+            return None
+        return partial(files.decode_all, files.requests(region, turn))
 
     def read(self, region: Sequence[slice], out: NDArray[Any] | None = None) -> NDArray[Any]:
         if out is None:

@@ -21,7 +21,7 @@ from xchunk.core.redact import without_secrets
 from xchunk.sources.refs import FileRef, OneRef, ZarrRef
 from xchunk.sources.remote_file import digest_of
 from xchunk.stores.adapter import is_regular, open_array
-from xchunk.stores.chunk_objects import wait_for
+from xchunk.stores.in_flight import wait_for
 from xchunk.stores.stores import describe, local_path
 
 #: Objects of an array that are listed: twenty requests. Of larger arrays nothing is.

@@ -40,7 +40,8 @@ from zarr.buffer.cpu import Buffer, NDBuffer, buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, WrapperStore
 
 from xchunk.stores.chunk_files import put_file, unfinished
-from xchunk.stores.chunk_objects import ChunkObjects, is_free, run_here, wait_for
+from xchunk.stores.chunk_objects import ChunkObjects, is_free, run_here
+from xchunk.stores.in_flight import wait_for
 from xchunk.stores.object_stores import delete_objects, is_bucket, share_descriptions
 from xchunk.stores.overlay import Unpublished, Within
 from xchunk.stores.shard_files import ShortWay

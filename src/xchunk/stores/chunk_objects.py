@@ -1,13 +1,13 @@
 """The chunks of a zarr array in a far store: many requests on their way, one chunk decoded.
 
 zarr decodes chunks in threads of its own while others are fetched, so that a task would hold
-several of them besides its box. Here requests run on zarr's event loop, as many at once as a task
-may hold (`at_once`), and what they bring is decoded by the task's own thread into its box, while
-the others are on their way. What is written is encoded by that thread as well, and sent
+several of them besides its box. Here requests run on zarr's event loop, as many at once as tasks
+may hold (`xchunk.stores.in_flight`), and what they bring is decoded by the task's own thread into its
+box, while the others are on their way. What is written is encoded by that thread as well, and sent
 meanwhile. See `xchunk.stores.chunk_files` for the same in files of this machine.
 
-A write returns when all of its requests have ended, also those beside one that failed: nothing is
-written any more when a box is said to be done, or to have failed.
+What is written in a task is sent when the task has settled (`Turn.settle`), and its box can be used
+again before that.
 
 ``zarr.core.sync.sync`` runs a coroutine on that loop; zarr has not made it public. Remote stores
 bind their sessions to it, so that another would not do. Without it, a coroutine is run on a loop
@@ -17,13 +17,10 @@ of our own, which local and memory stores accept.
 from __future__ import annotations
 
 import asyncio
-import math
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -32,7 +29,6 @@ from numpy.typing import NDArray
 from zarr.abc.buffer import Buffer
 from zarr.buffer.cpu import buffer_prototype
 
-from xchunk.core.memory import IN_FLIGHT
 from xchunk.stores.chunk_codec import ChunkBytes, as_bytes
 from xchunk.stores.chunk_files import (
     UNDECODABLE,
@@ -43,6 +39,10 @@ from xchunk.stores.chunk_files import (
     is_in_files,
     parts_of,
 )
+from xchunk.stores.in_flight import Call, Requests, Turn, this_turn
+
+#: What a request brings: which parts of a region lie in a chunk, and its object if there is one.
+Stored: TypeAlias = tuple[tuple[Part, ...], Buffer | None]
 
 T = TypeVar("T")
 
@@ -90,65 +90,6 @@ def _cancel_rest(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
 
 
-def wait_for(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine of a store, on the loop that its sessions belong to."""
-    try:
-        from zarr.core.sync import sync
-    except ImportError:
-        return asyncio.run(coroutine)
-    return sync(coroutine)
-
-
-#: A request, and what it takes of the room that all on their way share.
-Call: TypeAlias = "tuple[Coroutine[Any, Any, T], int]"
-
-
-def in_turn(calls: Iterator[Call[T]], room: int, most: int) -> Iterator[T]:
-    """Run requests on zarr's loop, as many at once as have room; hand out what they bring.
-
-    It comes in the order of the requests. A further one, which takes as much as ``most``, is made
-    when there is room for it.
-    """
-
-    async def own_loop() -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
-
-    loop = wait_for(own_loop())
-    if not loop.is_running():
-        # zarr's loop is not to be had: one request after the other
-        yield from (wait_for(call) for call, _ in calls)
-        return
-    under_way: deque[tuple[Future[T], int]] = deque()
-    try:
-        while True:
-            while under_way and (
-                most + sum(n for _, n in under_way) > room or len(under_way) >= IN_FLIGHT
-            ):
-                yield under_way.popleft()[0].result()
-            found = next(calls, None)
-            if found is None:
-                break
-            under_way.append((asyncio.run_coroutine_threadsafe(found[0], loop), found[1]))
-        while under_way:
-            yield under_way.popleft()[0].result()
-    finally:
-        wait([future for future, _ in under_way])
-
-
-#: Reads and written bytes that are on their way at once; where nobody says how many.
-_window: ContextVar[tuple[int, int]] = ContextVar("xchunk_requests", default=(4, 5_000_000))
-
-
-@contextmanager
-def at_once(reads: int, sent: int) -> Iterator[None]:
-    """Let so many reads of this thread be on their way at once, and so many encoded bytes."""
-    token = _window.set((max(1, reads), sent))
-    try:
-        yield
-    finally:
-        _window.reset(token)
-
-
 @dataclass(frozen=True, eq=False)
 class ChunkObjects:
     """The objects of one array without shards."""
@@ -168,9 +109,16 @@ class ChunkObjects:
 
     def read(self, region: Sequence[slice], out: NDArray[Any]) -> None:
         """Read a region into an array of its shape and of the stored dtype."""
+        with this_turn() as turn:
+            self.decode_all(self.requests(region, turn), out)
+
+    def requests(self, region: Sequence[slice], turn: Turn) -> Requests[Stored]:
+        """Begin to read a region; what it brings is decoded by `decode_all`."""
+        return turn.requests(partial(self._get, p) for p in parts_of(region, self.array.chunks))
+
+    def decode_all(self, found: Iterable[Stored], out: NDArray[Any]) -> None:
+        """Decode what was asked for into an array of the region's shape and the stored dtype."""
         spare = Spare(self.how, self.array.chunks, self.fill)
-        gets = ((self._get(parts), 1) for parts in parts_of(region, self.array.chunks))
-        found = in_turn(gets, _window.get()[0], 1)
         for parts, stored in found:
             values = out[tuple(p.here for p in parts)]
             if stored is None:
@@ -195,23 +143,19 @@ class ChunkObjects:
 
     def write_all(self, units: Iterable[tuple[Sequence[slice], NDArray[Any]]]) -> None:
         """Write several regions of whole chunks, each with its values."""
-        whole = math.prod(self.array.chunks) * np.dtype(self.array.dtype).itemsize
-        puts = (
-            self._put(parts, values[tuple(p.here for p in parts)])
-            for region, values in units
-            for parts in parts_of(region, self.array.chunks)
-        )
-        for _ in in_turn(puts, _window.get()[1], whole):
-            pass
+        with this_turn() as turn:
+            for region, values in units:
+                for parts in parts_of(region, self.array.chunks):
+                    turn.send(partial(self._put, parts, values[tuple(p.here for p in parts)]))
 
     def _key(self, parts: tuple[Part, ...]) -> str:
         key = self.array.metadata.encode_chunk_key(tuple(p.at for p in parts))
         return f"{self.array.path}/{key}".lstrip("/")
 
-    async def _get(self, parts: tuple[Part, ...]) -> tuple[tuple[Part, ...], Buffer | None]:
+    async def _get(self, parts: tuple[Part, ...]) -> Stored:
         return parts, await self.array.store.get(self._key(parts), prototype=buffer_prototype)
 
-    def _put(self, parts: tuple[Part, ...], chunk: NDArray[Any]) -> Call[None]:
+    def _put(self, parts: tuple[Part, ...], chunk: NDArray[Any]) -> tuple[Call[None], int]:
         """Encode a chunk, in this thread; return what sends it, and its bytes."""
         if chunk.shape != self.array.chunks:
             # beyond the array's end a chunk holds the fill value
@@ -227,7 +171,7 @@ class ChunkObjects:
             tail = np.frombuffer(self.how.tail(self.how.sum(encoded)), dtype=np.uint8)
             encoded = np.concatenate([encoded, tail])
         sent = buffer_prototype.buffer.from_array_like(encoded)
-        return self.array.store.set(self._key(parts), sent), encoded.nbytes
+        return partial(self.array.store.set, self._key(parts), sent), encoded.nbytes
 
     def _decode(self, parts: tuple[Part, ...], stored: Buffer, out: NDArray[Any]) -> None:
         try:

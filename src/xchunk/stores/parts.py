@@ -16,7 +16,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore
 
 from xchunk.stores.adapter import copy_key, delete_keys, forget, is_near, list_prefix
-from xchunk.stores.chunk_objects import wait_for
+from xchunk.stores.in_flight import wait_for
 from xchunk.stores.overlay import Within
 from xchunk.stores.stores import local_path, scheme_of
 
