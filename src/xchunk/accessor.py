@@ -7,7 +7,9 @@ object is pickled. So it holds the object only, and caches nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import xarray as xr
@@ -744,8 +746,9 @@ class ChunkingAccessor(Generic[T]):
         from xchunk.rechunking.resume import planning_budget
         from xchunk.rechunking.run import RechunkJob
         from xchunk.rechunking.transactions import in_session
+        from xchunk.sources.layouts import expect_all
         from xchunk.sources.trace import file_systems_of
-        from xchunk.stores.adapter import asking_once, file_system_of
+        from xchunk.stores.adapter import asking_once, beside, file_system_of, is_near
         from xchunk.stores.object_stores import share_descriptions
         from xchunk.stores.stores import open_store
 
@@ -760,7 +763,8 @@ class ChunkingAccessor(Generic[T]):
         bound: Rechunk
         with asking_once():
             if options.resume:
-                budget = planning_budget(store, allowed, overwrite=options.overwrite)
+                with nullcontext() if is_near(store) else beside(partial(expect_all, groups)):
+                    budget = planning_budget(store, allowed, overwrite=options.overwrite)
             if options.chunks is None and options.access is not None:
                 suggested = self.suggest(options.access, memory=budget, rates=options.rates)
                 options = replace(options, chunks=suggested)

@@ -26,7 +26,7 @@ def test_a_buffer_is_not_used_again_after_an_error() -> None:
 @pytest.mark.parametrize("kinds", [(2,), (3,), (1, 4), (2, 3, 4)], ids=str)
 def test_tasks_of_several_plans_hold_no_more_than_all_of_the_memory(kinds: tuple[int, ...]) -> None:
     """A task of a plan for n tasks at once holds an nth of the budget."""
-    room, lock, now, most = xchunk.engine.copy._Room(), threading.Lock(), [0.0], [0.0]
+    room, lock, now, most = xchunk.engine.copy._Memory(), threading.Lock(), [0.0], [0.0]
 
     def task(threads: int) -> None:
         with room.share(threads):
@@ -46,7 +46,7 @@ def test_tasks_of_several_plans_hold_no_more_than_all_of_the_memory(kinds: tuple
 
 
 def test_a_task_that_needs_all_of_the_memory_is_not_passed_for_ever() -> None:
-    room, order = xchunk.engine.copy._Room(), []
+    room, order = xchunk.engine.copy._Memory(), []
     begun = threading.Event()
 
     def large() -> None:

@@ -137,6 +137,12 @@ def test_no_more_requests_are_under_way_than_are_allowed(most: int) -> None:
     assert store.seen["ended"] == 2 * chunks
 
 
+def in_a_task(objects: ChunkObjects, operation: str, region: Any, values: Any) -> None:
+    with Room(1, TaskRequests(10**9, read=1)).turn() as turn, turn.box():
+        objects.read(region, values) if operation == "get" else objects.write(region, values)
+        turn.settle()
+
+
 @pytest.mark.parametrize("operation", ["get", "set"])
 def test_no_request_is_under_way_any_more_when_one_has_failed(operation: str) -> None:
     store = Watched()
@@ -147,13 +153,8 @@ def test_no_request_is_under_way_any_more_when_one_has_failed(operation: str) ->
     store.operation, store.only = operation, "c/"
     store.state["at"] = store.calls.get(operation, 0) + 3
     store.calls[operation] = store.state["at"] - 3
-    with (
-        pytest.raises(OSError, match="injected"),
-        Room(1, TaskRequests(10**9, read=1)).turn() as turn,
-        turn.box(),
-    ):
-        objects.read(whole, out) if operation == "get" else objects.write(whole, out)
-        turn.settle()
+    with pytest.raises(OSError, match="injected"):
+        in_a_task(objects, operation, whole, out)
     assert store.seen["now"] == 0
 
 

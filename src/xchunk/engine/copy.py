@@ -24,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from typing import Any, TypeAlias, TypeVar
@@ -223,7 +223,7 @@ class StageSpec:
     """The same, writing."""
     waits: bool = False
     """Whether more tasks run at once than compute, since they wait for far stores."""
-    requests: TaskRequests = TaskRequests()
+    requests: TaskRequests = field(default_factory=TaskRequests)
     """What a task holds besides its box, for chunks in flight."""
     at_once: int | None = None
     """Bytes that are asked of the source at once, where it has no chunks or has shards; None:

@@ -23,7 +23,7 @@ from xchunk.errors import (
     XchunkWarning,
 )
 from xchunk.rechunking.resume import Standing
-from xchunk.rechunking.runner import BoundArray, Check, Rechunk, checked, explain
+from xchunk.rechunking.runner import BoundArray, Check, Ready, Rechunk, checked, explain
 from xchunk.sources.refs import SplicedRef, ZarrRef
 from xchunk.stores.adapter import get_keys, put_key
 from xchunk.stores.overlay import Unpublished
@@ -78,7 +78,7 @@ class BoundExtension(Rechunk):
         old = {key: self.existing.documents[key] for key in new}
         return Extending(self.header.digest, old, new)
 
-    def _run(self, report: Report | None, check: Check | None) -> Store:
+    def _run(self, report: Report | None, check: Check | None, ready: Ready | None = None) -> Store:
         # until the documents are written, the root's last, everybody reads the store as it was
         store, workspace = self.store, Workspace(self.store)
         with reaching(store):
@@ -126,6 +126,8 @@ class BoundExtension(Rechunk):
                     XchunkWarning,
                     stacklevel=2,
                 )
+        if ready is not None:
+            ready(store)
         return store
 
     def _refuse_changed(self) -> None:

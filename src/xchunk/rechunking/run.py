@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -288,13 +289,21 @@ def run_rechunk(
             prove(groups, shown, budget=rechunk.plan.budget, progress=progress)
         _refuse_unreadable(shown, inside, zarr_format, consolidated)
 
-    with progress, small_chunk_caches(variables):
-        store = rechunk.run(report=report, check=check)
-    try:
+    opened: Future[dict[str, xr.Dataset]] = Future()
+
+    def ready(shown: Store) -> None:
         how: dict[str, Any] = {"zarr_format": zarr_format, "consolidated": consolidated}
         how["suggestion"] = chunks if isinstance(chunks, Suggestion) else None
-        found = reopen(store, inside, _dask_chunks(rechunk, chunks), **how)
-        return dict(zip(groups, found.values(), strict=True))
+        try:
+            found = reopen(shown, inside, _dask_chunks(rechunk, chunks), **how)
+            opened.set_result(dict(zip(groups, found.values(), strict=True)))
+        except Exception as error:  # noqa: BLE001 - raised below, when the run is over
+            opened.set_exception(error)
+
+    with progress, small_chunk_caches(variables):
+        store = rechunk.run(report=report, check=check, ready=ready)
+    try:
+        return opened.result()
     except Exception as error:
         if not is_fault_of_store(error):
             raise

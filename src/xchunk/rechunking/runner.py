@@ -8,8 +8,9 @@ import re
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,7 +36,14 @@ from xchunk.errors import (
 )
 from xchunk.rechunking.resume import Standing, compare
 from xchunk.sources.refs import SplicedRef, ZarrRef
-from xchunk.stores.adapter import asking_once, have_keys, list_prefix, open_array
+from xchunk.stores.adapter import (
+    asking_once,
+    beside,
+    have_keys,
+    is_near,
+    list_prefix,
+    open_array,
+)
 from xchunk.stores.overlay import Unpublished
 from xchunk.stores.stores import describe, is_fault_of_store, local_path, reaching
 from xchunk.targets.encode import Assembled
@@ -157,6 +165,9 @@ def _index(key: str, grid: Grid) -> tuple[int, ...] | None:
 #: Called before a commit with a store that shows what is about to be visible to all.
 Check = Callable[[Store], None]
 
+#: Called with a committed store.
+Ready = Callable[[Store], None]
+
 #: Writes what is bound into a transaction of its store, and commits it.
 Transaction: TypeAlias = "Callable[[Rechunk, Report | None, Check | None], Store]"
 
@@ -201,7 +212,13 @@ class Rechunk:
     transaction: Transaction | None = None
     """What runs it where the store has transactions of its own, which need no lease or journal."""
 
-    def run(self, *, report: Report | None = None, check: Check | None = None) -> Store:
+    def run(
+        self,
+        *,
+        report: Report | None = None,
+        check: Check | None = None,
+        ready: Ready | None = None,
+    ) -> Store:
         """Copy everything and commit; return the committed store.
 
         The target cannot be opened before it is complete. What an earlier run of the same
@@ -211,17 +228,31 @@ class Rechunk:
         - ``report``: called with each finished box.
         - ``check``: called before the commit with a store that shows the target as it will be.
           Where it raises, nothing is committed, and what was to be replaced stays.
+        - ``ready``: called with the committed store, on far stores while what is temporary is
+          deleted; it must not raise.
         - raises `TargetExistsError` if the target is there and was not to be overwritten, or
           another run is at work.
         - raises `ResumeMismatchError` if an earlier run left boxes of another source, plan or
           target.
         - raises `StageFailedError` if a box could not be copied.
         """
+        early = ready
+        if self.transaction is not None or is_near(self.site.store) or ready is None:
+            early = None
         if self.transaction is not None:
-            return self.transaction(self, report, check)
-        return self._run(report, check)
+            store = self.transaction(self, report, check)
+        else:
+            store = self._run(report, check, early)
+        if ready is not None and early is None:
+            ready(store)
+        return store
 
-    def _run(self, report: Report | None, check: Check | None) -> Store:
+    def _run(
+        self,
+        report: Report | None,
+        check: Check | None,
+        ready: Ready | None = None,
+    ) -> Store:
         site = self.site
         path = local_path(site.store)
         existed = path is None or path.exists()
@@ -235,7 +266,8 @@ class Rechunk:
                     chains = [] if complete else self._begin(store)
                 began = True
                 if not complete:
-                    self._copy_boxes(store, chains, report)
+                    with beside(lambda: write_arrays(store, self.metadata)):
+                        self._copy_boxes(store, chains, report)
                 if check is not None:
                     shown = store if complete else Unpublished(store, self.metadata.groups)
                     checked(check, shown, "" if complete else _refused(site.store))
@@ -261,9 +293,10 @@ class Rechunk:
                 raise
             try:
                 flush([final])
-                self._workspace(final).leave()
-                held.retire()
-                site.leave(home, held.key)
+                with nullcontext() if ready is None else beside(partial(ready, final)):
+                    self._workspace(final).leave()
+                    held.retire()
+                    site.leave(home, held.key)
                 held.gone = True
             except Exception as error:
                 if not is_fault_of_store(error):
@@ -292,10 +325,9 @@ class Rechunk:
         # when the target is complete, the journal may be gone, which could tell whose it is
         marker = make_marker(target=self.plan.target, committed=self.header.digest)
         journal.write(self.header, version=__version__, beside={MARKER: marker})
-        write_arrays(store, self.metadata)
         client = current_client()
         if client is not None:
-            refuse_blind_workers(client, store, next(iter(self.metadata.arrays), MARKER))
+            refuse_blind_workers(client, store, MARKER)
             if self.scratch is not None:
                 refuse_blind_workers(client, self.scratch, MARKER)
         return self._remaining(workspace, journal, standing)

@@ -195,6 +195,14 @@ class LayoutReport(Shown, view="layouts"):
         return pd.DataFrame(rows, columns=columns).set_index("name")
 
 
+def expect_all(groups: Mapping[str, xr.Dataset]) -> None:
+    """Open arrays of far stores beside each other, whose layouts will be read."""
+    from xchunk.sources.xarray_adapter import without_units
+
+    found = (trace(without_units(v)) for ds in groups.values() for v in ds.variables.values())
+    expect(traced.ref for traced in found if traced is not None)
+
+
 def read_layouts(groups: Mapping[str, xr.Dataset], *, count: bool = False) -> LayoutReport:
     """Read the layouts of some groups' Datasets.
 

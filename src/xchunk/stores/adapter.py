@@ -25,8 +25,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -288,6 +289,21 @@ def asking_once() -> Iterator[None]:
         yield
     finally:
         _known.reset(token)
+
+
+@contextmanager
+def beside(task: Callable[[], object]) -> Iterator[None]:
+    """Run something in a thread of its own meanwhile; wait for it at the end, and raise its error.
+
+    Parameters
+    ----------
+    task : callable
+        What mostly waits for a store, as the block does.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(copy_context().run, task)
+        yield
+    running.result()
 
 
 def _asked(store: Store, what: str, key: str, ask: Callable[[], T]) -> T:

@@ -2,9 +2,9 @@
 
 zarr decodes chunks in threads of its own while others are fetched, so that a task would hold
 several of them besides its box. Here requests run on zarr's event loop, as many at once as tasks
-may hold (`xchunk.stores.in_flight`), and what they bring is decoded by the task's own thread into its
-box, while the others are on their way. What is written is encoded by that thread as well, and sent
-meanwhile. See `xchunk.stores.chunk_files` for the same in files of this machine.
+may hold (`xchunk.stores.in_flight`), and what they bring is decoded by the task's own thread into
+its box, while the others are on their way. What is written is encoded by that thread as well, and
+sent meanwhile. See `xchunk.stores.chunk_files` for the same in files of this machine.
 
 What is written in a task is sent when the task has settled (`Turn.settle`), and its box can be used
 again before that.

@@ -1,9 +1,9 @@
 """What the requests of a process's tasks may hold together, and whose turn it is.
 
-A task that copies a box asks for its chunks, decodes them into the box, encodes what it writes, and
-waits until that is sent. The box is needed in between only. So a few tasks hold one each (`Turn.box`),
-while chunks of the next boxes are on their way already, and those of the last ones still. What they
-hold is counted request by request (`Room`).
+A task that copies a box asks for its chunks, decodes them into the box, encodes what it writes,
+and waits until that is sent. The box is needed in between only. So a few tasks hold one each
+(`Turn.box`), while chunks of the next boxes are on their way already, and those of the last ones
+still. What they hold is counted request by request (`Room`).
 
 Nobody waits for ever:
 

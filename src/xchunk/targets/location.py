@@ -453,7 +453,8 @@ class Site:
         if home is not self.store:
             Workspace(home).remove(lease)
             _remove_empty(home)
-        Workspace(self.store).remove(lease)
+        # whoever holds the lease has seen the marker, or written it
+        Workspace(self.store).remove(lease, ours=home is self.store)
 
     def abandon(self, home: Store, header: Header, lease: str = "", *, existed: bool) -> None:
         """Delete what was made since `occupy`, before any box was written."""

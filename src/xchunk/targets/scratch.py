@@ -12,7 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,13 +30,13 @@ from xchunk.core.plan.stages import Scratch
 from xchunk.errors import StageFailedError, TargetExistsError
 from xchunk.sources.refs import StoredInfo, ZarrRef
 from xchunk.stores.adapter import (
-    ask_ahead,
-    asking_once,
+    beside,
     delete_keys,
     delete_prefix,
     get_key,
     has_key,
     holds_any,
+    is_near,
 )
 from xchunk.stores.icechunk import is_session
 from xchunk.stores.overlay import Unpublished
@@ -202,18 +202,19 @@ class Workspace:
             for path in made:
                 path.rmdir()
 
-    def remove(self, lease: str = "") -> None:
+    def remove(self, lease: str = "", *, ours: bool = False) -> None:
         """Delete all that is ours, the marker last; does nothing where the marker is not ours.
 
         - ``lease``: the key of the caller's own lease. That of another run, which may be about to
           begin, is not touched.
+        - ``ours``: whether it is known that the marker is ours, and that nobody else deletes it.
         """
-        with asking_once():
-            ask_ahead(self.store, [MARKER], folders=[NEW])
-            if self.read_marker() is None:
-                return
+        if not ours and self.read_marker() is None:
+            return
+        if is_near(self.store):
             self.remove_new()
-        delete_prefix(self.store, f"{PREFIX}/scratch", f"{PREFIX}/journal")
+        with nullcontext() if is_near(self.store) else beside(self.remove_new):
+            delete_prefix(self.store, f"{PREFIX}/scratch", f"{PREFIX}/journal")
         if lease:
             # the next run begins when the lease is gone, and nothing else is to be deleted then
             delete_keys(self.store, [lease])
