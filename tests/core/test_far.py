@@ -119,16 +119,17 @@ def test_a_store_that_copies_what_it_sends_is_sent_less_at_once() -> None:
     copying = replace(STREAMED, sent_copies=5.0)
     for stage in plan_array(copying, MemoryBudget.of_growth(60_000_000, threads=2)).stages:
         assert stage.buffers.write_copies == 5.0
-        assert stage.buffers.sent == int(stage.buffers.in_flight / 5)
+        assert stage.buffers.requests.copies == 5.0
+        assert stage.buffers.requests.write == 5 * stage.buffers.write_unit
 
 
 def test_what_is_sent_as_it_is_encoded_is_held_once() -> None:
     """Besides, one chunk is held twice: as its values, and as the encoder's bound."""
     for stage in plan_array(STREAMED, MemoryBudget.of_growth(60_000_000, threads=2)).stages:
         buffers = stage.buffers
-        # a further one is only encoded where there is room for it among those that are sent
-        assert buffers.sent + buffers.write_unit <= buffers.in_flight
-        assert buffers.writes * buffers.write_unit <= buffers.sent
+        requests = buffers.requests
+        assert requests.write + requests.spare <= requests.nbytes == int(buffers.in_flight)
+        assert min(2, buffers.writes) * requests.write <= requests.nbytes
     copying = plan_array(replace(STREAMED, sent_copies=2.2), MemoryBudget.of_growth(60_000_000))
     sending = plan_array(STREAMED, MemoryBudget.of_growth(60_000_000))
     assert sending.seconds <= copying.seconds
