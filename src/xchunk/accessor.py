@@ -748,8 +748,9 @@ class ChunkingAccessor(Generic[T]):
         from xchunk.rechunking.transactions import in_session
         from xchunk.sources.layouts import expect_all
         from xchunk.sources.trace import file_systems_of
-        from xchunk.stores.adapter import asking_once, beside, file_system_of, is_near
+        from xchunk.stores.adapter import asking_once, beside, is_near
         from xchunk.stores.object_stores import share_descriptions
+        from xchunk.stores.overlay import file_system_of
         from xchunk.stores.stores import open_store
 
         groups, within = self._groups(), ""

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import xchunk.engine.copy
+from xchunk.core.memory import TaskRequests
+from xchunk.stores.in_flight import Room
 
 
 def test_a_buffer_is_not_used_again_after_an_error() -> None:
@@ -71,3 +73,37 @@ def test_a_task_that_needs_all_of_the_memory_is_not_passed_for_ever() -> None:
         first.result()
         second.result()
     assert order == ["large", "small"]
+
+
+def test_tasks_alike_take_all_of_the_memory_together() -> None:
+    """No share is taken beside them, and who waits for one is not passed by more of them."""
+    memory, order = xchunk.engine.copy._Memory(), []
+    room = Room(2, TaskRequests())
+
+    def alike(key: str, name: str) -> None:
+        with memory.together(key, lambda: room) as found:
+            assert found is room
+            order.append(name)
+
+    def other() -> None:
+        with memory.share(2):
+            order.append("other")
+
+    def queued(count: int) -> None:
+        while len(memory._queue) < count:
+            threading.Event().wait(0.001)
+
+    with ThreadPoolExecutor(4) as pool:
+        with memory.together("a", lambda: room), memory.together("a", lambda: room):
+            waiting = [pool.submit(other)]
+            queued(1)
+            waiting.append(pool.submit(alike, "a", "a later"))
+            queued(2)
+            waiting.append(pool.submit(alike, "b", "b"))
+            queued(3)
+            assert order == []
+        for one in waiting:
+            one.result(timeout=60)
+    assert order == ["other", "a later", "b"]
+    with memory.share(1):
+        pass

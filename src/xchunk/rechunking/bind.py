@@ -58,16 +58,15 @@ from xchunk.sources.trace import file_system_behind, trace
 from xchunk.sources.xarray_adapter import token_of
 from xchunk.stores.adapter import (
     asking_once,
-    file_system_of,
     get_key,
     has_fused_pipeline,
-    innermost,
     is_near,
     list_prefix,
 )
 from xchunk.stores.chunk_files import is_in_files
 from xchunk.stores.icechunk import is_session, store_of
 from xchunk.stores.object_stores import is_s3fs
+from xchunk.stores.overlay import file_system_of, innermost
 from xchunk.stores.shard_files import takes_one_by_one
 from xchunk.stores.stores import (
     describe,

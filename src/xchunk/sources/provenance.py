@@ -25,8 +25,7 @@ from xchunk.sources.decoding import common_packing
 from xchunk.sources.joint import JoinedArray, Pieces
 from xchunk.sources.refs import FileRef, OneRef, StoredRef, ZarrRef, ones_of
 from xchunk.sources.versions import place_of_part, token_of_values
-from xchunk.stores.adapter import innermost
-from xchunk.stores.overlay import Unpublished
+from xchunk.stores.overlay import Unpublished, innermost
 from xchunk.stores.stores import describe, is_zarr, overlaps
 
 if TYPE_CHECKING:

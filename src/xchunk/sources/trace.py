@@ -25,7 +25,7 @@ from dask.local import get_sync
 from xchunk.core.grid import Axis
 from xchunk.sources.refs import AxisPart, JoinedRef, OneRef, Traced, ZarrRef, ones_of
 from xchunk.sources.versions import stamp_of_part
-from xchunk.stores.adapter import file_system_of
+from xchunk.stores.overlay import file_system_of
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -38,13 +38,13 @@ import zarr.api.asynchronous
 from numpy.typing import NDArray
 from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer, NDBuffer, buffer_prototype
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, WrapperStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
 from xchunk.stores.chunk_files import put_file, unfinished
 from xchunk.stores.chunk_objects import ChunkObjects, is_free, run_here
 from xchunk.stores.in_flight import wait_for
-from xchunk.stores.object_stores import delete_objects, is_bucket, share_descriptions
-from xchunk.stores.overlay import Unpublished, Within
+from xchunk.stores.object_stores import all_of, delete_objects, is_bucket, share_descriptions
+from xchunk.stores.overlay import Unpublished, Within, file_system_of
 from xchunk.stores.shard_files import ShortWay
 
 T = TypeVar("T")
@@ -93,19 +93,6 @@ def is_near(store: Store) -> bool:
     while isinstance(store, Unpublished | Within):
         store = store.base
     return isinstance(store, LocalStore | MemoryStore)
-
-
-def innermost(store: Store) -> Store:
-    """Return the store below stores that wrap another, or show a part of it."""
-    while isinstance(store, WrapperStore | Within):
-        store = store.base if isinstance(store, Within) else store._store
-    return store
-
-
-def file_system_of(store: Store) -> Any:
-    """Return fsspec's file system that a store goes through; None where there is none."""
-    inner = innermost(store)
-    return inner.fs if isinstance(inner, FsspecStore) else None
 
 
 def share_memory(a: MemoryStore, b: MemoryStore) -> bool:
@@ -331,7 +318,8 @@ def get_key(store: Store, key: str, part: ByteRequest | None = None) -> bytes | 
         return None
 
     def ask() -> bytes | None:
-        buffer = wait_for(store.get(key, prototype=buffer_prototype, byte_range=part))
+        asked = all_of(store) if part is None else part
+        buffer = wait_for(store.get(key, prototype=buffer_prototype, byte_range=asked))
         return None if buffer is None else buffer.to_bytes()
 
     return ask() if part is not None else _asked(store, "get", key, ask)
@@ -477,7 +465,7 @@ def get_keys(store: Store, keys: Sequence[str]) -> list[bytes | None]:
 
 async def _get(store: Store, key: str) -> bytes | None:
     try:
-        buffer = await store.get(key, prototype=buffer_prototype)
+        buffer = await store.get(key, buffer_prototype, all_of(store))
     except ValueError:
         # fsspec takes a key that references in parquet do not hold for the number of a chunk
         protocol = getattr(getattr(store, "fs", None), "protocol", None)

@@ -40,6 +40,7 @@ from xchunk.stores.chunk_files import (
     parts_of,
 )
 from xchunk.stores.in_flight import Call, Requests, Turn, this_turn
+from xchunk.stores.object_stores import all_of
 
 #: What a request brings: which parts of a region lie in a chunk, and its object if there is one.
 Stored: TypeAlias = tuple[tuple[Part, ...], Buffer | None]
@@ -153,7 +154,8 @@ class ChunkObjects:
         return f"{self.array.path}/{key}".lstrip("/")
 
     async def _get(self, parts: tuple[Part, ...]) -> Stored:
-        return parts, await self.array.store.get(self._key(parts), prototype=buffer_prototype)
+        store = self.array.store
+        return parts, await store.get(self._key(parts), buffer_prototype, all_of(store))
 
     def _put(self, parts: tuple[Part, ...], chunk: NDArray[Any]) -> tuple[Call[None], int]:
         """Encode a chunk, in this thread; return what sends it, and its bytes."""

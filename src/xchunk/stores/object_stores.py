@@ -19,8 +19,10 @@ from datetime import timedelta
 from typing import Any
 from weakref import WeakValueDictionary
 
-from zarr.abc.store import Store
+from zarr.abc.store import ByteRequest, OffsetByteRequest, Store
 from zarr.storage import ObjectStore
+
+from xchunk.stores.overlay import file_system_of
 
 #: What s3fs's options are called by obstore.
 _NAMES = {
@@ -134,6 +136,11 @@ _met: WeakValueDictionary[int, Any] = WeakValueDictionary()
 def is_s3fs(fs: Any) -> bool:
     """Return whether a file system of fsspec is one of s3fs."""
     return type(fs).__name__ == "S3FileSystem"
+
+
+def all_of(store: Store) -> ByteRequest | None:
+    """Return how all of an object is asked for: s3fs asks for its size first, but for a range."""
+    return OffsetByteRequest(0) if is_s3fs(file_system_of(store)) else None
 
 
 def share_descriptions(fs: Any, others: Iterable[Any] = ()) -> None:

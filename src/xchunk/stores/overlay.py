@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
-from zarr.abc.store import ByteRequest, Store
+from zarr.abc.store import ByteRequest, OffsetByteRequest, Store
 from zarr.buffer.cpu import Buffer
-from zarr.storage import WrapperStore
+from zarr.storage import FsspecStore, WrapperStore
 
 
 class Unpublished(WrapperStore[Store]):
@@ -39,7 +39,7 @@ class Unpublished(WrapperStore[Store]):
         self, key: str, prototype: Any = None, byte_range: ByteRequest | None = None
     ) -> Any:
         """Read one object; what is shown besides comes first."""
-        if key in self._documents and byte_range is None:
+        if key in self._documents and byte_range in (None, OffsetByteRequest(0)):
             return Buffer.from_bytes(self._documents[key])
         return await self._store.get(key, prototype, byte_range)
 
@@ -143,3 +143,16 @@ class Within(Store):
         """List the names directly below a prefix."""
         async for name in self.base.list_dir((self._prefix + prefix).rstrip("/")):
             yield name
+
+
+def innermost(store: Store) -> Store:
+    """Return the store below stores that wrap another, or show a part of it."""
+    while isinstance(store, WrapperStore | Within):
+        store = store.base if isinstance(store, Within) else store._store
+    return store
+
+
+def file_system_of(store: Store) -> Any:
+    """Return fsspec's file system that a store goes through; None where there is none."""
+    inner = innermost(store)
+    return inner.fs if isinstance(inner, FsspecStore) else None

@@ -28,13 +28,13 @@ from xchunk.stores.adapter import (
     get_key,
     holds_any,
     holds_one_of,
-    innermost,
     is_near,
     seconds_of,
     share_memory,
 )
 from xchunk.stores.icechunk import is_session, name_of, store_of
 from xchunk.stores.object_stores import folder_above, through_obstore
+from xchunk.stores.overlay import innermost
 
 StoreLike = Any
 
