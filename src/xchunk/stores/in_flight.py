@@ -54,8 +54,9 @@ class Room:
         """What one of them may have on its way; requests share what all of them may."""
         self.nbytes = max(1, boxes * each.shared)
         """Bytes of the requests of all."""
-        self.ahead = min(self.nbytes // 2, self.nbytes - boxes * max(each.read, each.write))
-        """Bytes that may be asked for without a box."""
+        self._most_ahead = self.nbytes - boxes * max(each.read, each.write)
+        # what all requests so far have held; as much each way, before anything is known
+        self._read = self._sent = self.nbytes
         self.reading = self.sending = self.held = 0
         self.lock = threading.RLock()
         self.has_box = threading.Condition(self.lock)
@@ -68,6 +69,16 @@ class Room:
         """What is asked for without a box, and not all on its way yet."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def ahead(self) -> int:
+        """Bytes that may be asked for without a box.
+
+        They are those that reading holds of all, as long as boxes are read as fast as they are
+        sent. With more for either, boxes would wait for the other.
+        """
+        share = self._read / (self._read + self._sent)
+        return min(self._most_ahead, int(share * self.nbytes))
+
     def fits(self, nbytes: float) -> bool:
         """Return whether a request may be made; one at a time always may."""
         used = self.reading + self.sending
@@ -78,10 +89,17 @@ class Room:
         with self.lock:
             self.reading -= read
             self.sending -= sent
+            self._read += read
             if self.hungry:
                 self.has_bytes.notify_all()
             while self.asking and self.asking[0].advance():
                 self.asking.popleft()
+
+    def count_sent(self, taken: int, held: int) -> None:
+        """Give back what something that is encoded has taken, but for what it holds."""
+        with self.lock:
+            self._sent += held
+            self.give_back(sent=taken - held)
 
     def start(self, call: Call[T]) -> Future[T]:
         """Put a request on its way, on zarr's event loop."""
@@ -165,7 +183,7 @@ class Turn:
         except BaseException:
             room.give_back(sent=room.each.write)
             raise
-        room.give_back(sent=room.each.write - held)
+        room.count_sent(room.each.write, held)
         self._sent.append(future)
         future.add_done_callback(lambda _: room.give_back(sent=held))
 
