@@ -40,6 +40,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.buffer.cpu import Buffer, NDBuffer, buffer_prototype
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
+from xchunk.core.grid import ceildiv
 from xchunk.stores.chunk_files import put_file, unfinished
 from xchunk.stores.chunk_objects import ChunkObjects, is_free, run_here
 from xchunk.stores.in_flight import wait_for
@@ -174,8 +175,28 @@ def _write(
         files.write(region, values)
     elif _may_run_here(array):
         run_here(array.async_array.setitem(region, values))
+    elif not is_near(array.store) and array.shards is not None and hasattr(array, "async_array"):
+        # of shards that it is given together, zarr holds some besides those that it writes
+        setitem = array.async_array.setitem
+        parts = _units_of(tuple(array.shards), region, values)
+        wait_for(_side_by_side([partial(setitem, place, part) for place, part in parts]))
     else:
         array[region] = values
+
+
+def _units_of(
+    unit: tuple[int, ...], region: Sequence[slice], values: NDArray[Any]
+) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+    """Yield the write units of a region that begins with a whole one, each with its values."""
+    for index in np.ndindex(*(ceildiv(n, u) for n, u in zip(values.shape, unit, strict=True))):
+        local = tuple(
+            slice(i * u, min((i + 1) * u, n))
+            for i, u, n in zip(index, unit, values.shape, strict=True)
+        )
+        place = tuple(
+            slice(r.start + s.start, r.start + s.stop) for r, s in zip(region, local, strict=True)
+        )
+        yield place, values[local]
 
 
 def write_units(
@@ -209,27 +230,15 @@ def write_units(
     def units() -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
         """Yield what is to be written; units may be so many that a list would outgrow them."""
         nonlocal count
-        for index in np.ndindex(*heads.shape):
-            local = tuple(
-                slice(i * u, min((i + 1) * u, n))
-                for i, u, n in zip(index, unit, values.shape, strict=True)
-            )
-            part = values[local]
+        parts = _units_of(unit, region, values)
+        for index, (place, part) in zip(np.ndindex(*heads.shape), parts, strict=True):
             if suspects[index] and _equals_fill(part, fill).all():
                 if delete_empty:
-                    places = zip(region, local, unit, strict=True)
-                    at = [(r.start + s.start) // u for r, s, u in places]
-                    key = array.metadata.encode_chunk_key(tuple(at))
-                    empty.append(f"{array.path}/{key}")
+                    at = tuple(r.start // u for r, u in zip(place, unit, strict=True))
+                    empty.append(f"{array.path}/{array.metadata.encode_chunk_key(at)}")
                 continue
             count += 1
-            yield (
-                tuple(
-                    slice(r.start + s.start, r.start + s.stop)
-                    for r, s in zip(region, local, strict=True)
-                ),
-                part,
-            )
+            yield place, part
 
     if isinstance(files, ChunkObjects) and values.dtype == array.dtype and files.takes(region):
         files.write_all(units())

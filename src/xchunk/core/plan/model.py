@@ -395,13 +395,19 @@ class Facts:
     sharded: bool = False
     """Whether a box is written to scratch as one object."""
 
-    @property
-    def queued(self) -> tuple[int, int]:
-        """Chunks that a task holds besides those that it reads, and those that it writes."""
+    def queued(self, *, last: bool) -> tuple[int, int]:
+        """Chunks that a task holds besides those that it reads, and those that it writes.
+
+        - ``last``: whether it writes the target.
+        """
         if self.job.streamed:
             # one is decoded, or encoded, while others are on their way
             return 1, int(self.sends)
-        return (0, 0) if self.job.fused else (QUEUED, QUEUED)
+        if self.job.fused:
+            return 0, 0
+        # shards in far stores are given to zarr one by one
+        alone = last and not self.job.near and self.job.units != self.job.target
+        return QUEUED, 0 if alone else QUEUED
 
     @property
     def sends(self) -> bool:
@@ -471,7 +477,9 @@ class Facts:
         """Bytes of what is read at once from the source, and how often they are held."""
         if self.job.blocks:
             # a block is held whole, so what is held besides has nothing to do with concurrency
-            return self.source_unit, (self.job.read_copies or 0.0) / (1 + self.queued[0])
+            return self.source_unit, (self.job.read_copies or 0.0) / (
+                1 + self.queued(last=False)[0]
+            )
         if not self.job.source_chunked:
             at_once = min(self.job.nbytes, READ_AT_ONCE, max(self.job.itemsize, self.per_task // 8))
             return at_once, PLAIN_READ_COPIES
@@ -651,7 +659,7 @@ def _buffers(
         box=boxes.box_elements * item,
         read_unit=read_unit,
         write_unit=write_unit,
-        queued=facts.queued,
+        queued=facts.queued(last=scratch is None),
         flight=facts.flight,
         read_copies=read_copies,
         write_copies=write_copies,
@@ -705,7 +713,7 @@ class ChainModel:
                     good &= rows[:, col.box(k)] * item <= limits.box
                 good &= rows[:, col.tasks(k)] <= limits.tasks
             read, write = self._in_flight(rows, k)
-            reading, writing = (1 + n for n in facts.queued)
+            reading, writing = (1 + n for n in facts.queued(last=k == last))
             flight = np.maximum(np.maximum(read * reading, write * writing), facts.flight)
             grown = np.floor(rows[:, col.box(k)] * item + flight) + facts.task_overhead
             good &= grown <= facts.per_task
@@ -786,7 +794,7 @@ class ChainModel:
             waits = requests + written
             if facts.flight:
                 total += waits * REQUEST / facts.workers
-                held = zip(self._in_flight(rows, k), facts.queued, strict=True)
+                held = zip(self._in_flight(rows, k), facts.queued(last=k == last), strict=True)
                 at_once = [_at_once(facts.flight, each, queued) for each, queued in held]
                 waits = _rounds(tasks, requests, at_once[0], written, at_once[1])
             busy = busy + stored / rates.bandwidth

@@ -195,7 +195,7 @@ def _room(facts: Facts) -> int:
     room = float(facts.per_task - TASK_OVERHEAD)
     # a box is scratch's piece at most, which is read and written whole
     written, written_copies = facts.target_buffers
-    held = 1 + max(facts.queued)
+    held = 1 + max(facts.queued(last=False))
     flight = max(copies * unit, written_copies * written) * held
     worst = max(scratch_read, scratch_write) * held
     most = float("inf") if facts.limits.box is None else facts.limits.box
