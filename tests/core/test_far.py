@@ -153,3 +153,23 @@ def test_measured_latencies_are_taken_in_steps(
     near: bool, measured: float | None, expected: float
 ) -> None:
     assert Rates.usual(near=near, latency=measured).latency == expected
+
+
+@pytest.mark.parametrize(
+    ("job", "queued"),
+    [
+        pytest.param(FAR, (2, 2), id="chunks"),
+        pytest.param(replace(FAR, units=Grid.of(SHAPE, (400, 60, 60))), (2, 0), id="shards"),
+        pytest.param(
+            replace(FAR, near=True, units=Grid.of(SHAPE, (400, 60, 60))), (2, 2), id="near shards"
+        ),
+    ],
+)
+def test_shards_in_far_stores_are_given_to_zarr_one_by_one(
+    job: CopyJob, queued: tuple[int, int]
+) -> None:
+    budget = MemoryBudget.of_growth(60_000_000, threads=2)
+    plan = plan_array(job, budget)
+    assert plan.stages[-1].buffers.queued == queued
+    assert plan.stages[0].buffers.queued == ((2, 2) if len(plan.stages) > 1 else queued)
+    assert plan.worker_mem <= budget.max_mem

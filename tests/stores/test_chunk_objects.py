@@ -14,6 +14,7 @@ from zarr.storage import MemoryStore
 
 from faults.stores import FaultyStore
 from xchunk.core.memory import TaskRequests
+from xchunk.stores.adapter import tuned, write_units
 from xchunk.stores.chunk_objects import ChunkObjects
 from xchunk.stores.in_flight import Room
 
@@ -170,3 +171,16 @@ def test_a_damaged_chunk_is_said_by_its_key(codecs: Any) -> None:
     assert objects is not None
     with pytest.raises(ValueError, match=r"v/c/1/1 .* damaged"):
         objects.read((slice(0, 21), slice(0, 30)), np.empty(SHAPE, "f4"))
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_shards_are_given_to_zarr_one_by_one(at_once: int) -> None:
+    """Of those that it is given together, it holds more than it writes."""
+    store = Watched()
+    array = made(store, None, shards=(8, 14))
+    values, whole = values_of(SHAPE), (slice(0, 21), slice(0, 30))
+    values[:8, :14] = 7
+    with tuned(at_once):
+        assert write_units(array, whole, values, fill=np.float32(7)) == 8
+    assert store.seen["most"] == at_once
+    assert np.array_equal(array[...], values)

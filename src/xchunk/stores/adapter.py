@@ -175,13 +175,25 @@ def _write(
         files.write(region, values)
     elif _may_run_here(array):
         run_here(array.async_array.setitem(region, values))
-    elif not is_near(array.store) and array.shards is not None and hasattr(array, "async_array"):
-        # of shards that it is given together, zarr holds some besides those that it writes
-        setitem = array.async_array.setitem
-        parts = _units_of(tuple(array.shards), region, values)
-        wait_for(_side_by_side([partial(setitem, place, part) for place, part in parts]))
+    elif _is_far_sharded(array):
+        _write_shards(array, _units_of(tuple(array.shards or ()), region, values))
     else:
         array[region] = values
+
+
+def _is_far_sharded(array: zarr.Array[Any]) -> bool:
+    return not is_near(array.store) and array.shards is not None and hasattr(array, "async_array")
+
+
+def _write_shards(
+    array: zarr.Array[Any], units: Iterable[tuple[tuple[slice, ...], NDArray[Any]]]
+) -> None:
+    """Write shards to a far store, as many at once as zarr is configured for.
+
+    Of those that it is given together, zarr holds some besides those that it writes.
+    """
+    setitem = array.async_array.setitem
+    wait_for(_side_by_side([partial(setitem, place, part) for place, part in units]))
 
 
 def _units_of(
@@ -242,6 +254,8 @@ def write_units(
 
     if isinstance(files, ChunkObjects) and values.dtype == array.dtype and files.takes(region):
         files.write_all(units())
+    elif files is None and _is_far_sharded(array):
+        _write_shards(array, units())
     else:
         for place, part in units():
             _write(array, place, part, files)
