@@ -38,7 +38,7 @@ from xchunk.core.memory import TaskRequests
 from xchunk.core.redact import safe_cause
 from xchunk.engine.cluster import Needs, leave_thread, worker_threads
 from xchunk.errors import StageFailedError, XchunkError
-from xchunk.sources.arrays import begin_reading, close_files, open_stored
+from xchunk.sources.arrays import begin_reading, close_files, open_stored, reads_ahead
 from xchunk.sources.decoding import Decoding, quietly
 from xchunk.sources.foreign import holds_objects
 from xchunk.sources.refs import StoredArray, StoredRef, ZarrRef
@@ -345,7 +345,7 @@ def _box(
     )
     dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
     ahead = None
-    if _reads_ahead(spec) and source.info.dtype == dtype:
+    if _reads_ahead(spec):
         ahead = begin_reading(source, shifted, turn)
     with _held(spec, turn):
         give_back()
@@ -371,9 +371,12 @@ def _reads_ahead(spec: StageSpec) -> bool:
     What is asked for waits until then. Who holds that memory must be able to go on, and so must
     count each of its requests.
     """
-    _, target = _opened(spec)
+    if not spec.is_far or spec.at_once is not None:
+        return False
+    source, target = _opened(spec)
+    dtype = scratch_dtype(spec.dtype) if spec.from_scratch else spec.dtype
     counted = target is None or isinstance(target[1], ChunkObjects)
-    return spec.is_far and spec.at_once is None and counted
+    return counted and reads_ahead(source, dtype)
 
 
 def _read(

@@ -42,8 +42,14 @@ from xchunk.stores.stores import refuse_without_ranges
 Reading: TypeAlias = Callable[[NDArray[Any]], None]
 
 
+def reads_ahead(stored: StoredArray | None, dtype: np.dtype[Any]) -> bool:
+    """Return whether an array's chunks are read by requests that can be made ahead."""
+    # others are not asked for their dtype: a library would open them for it
+    return isinstance(stored, _ZarrStored) and stored.is_in_objects and stored.info.dtype == dtype
+
+
 def begin_reading(stored: StoredArray, region: Sequence[slice], turn: Turn) -> Reading | None:
-    """Begin to read a region of an array in a far store; None where it cannot be read ahead."""
+    """Begin to read a region; return what puts it into an array of the stored dtype."""
     return stored.ahead(region, turn) if isinstance(stored, _ZarrStored) else None
 
 
@@ -93,11 +99,13 @@ class _ZarrStored:
         self._files = files_of(self.array)
         self.info = replace(_zarr_info(self.array), by_chunk=self._files is not None)
 
-    def ahead(self, region: Sequence[slice], turn: Turn) -> Reading | None:
-        """Begin to read a region; return what puts it into an array of the stored dtype.
+    @property
+    def is_in_objects(self) -> bool:
+        """Whether its chunks are read one by one from a far store."""
+        return isinstance(self._files, ChunkObjects)
 
-        - returns: None where it cannot be read ahead.
-        """
+    def ahead(self, region: Sequence[slice], turn: Turn) -> Reading | None:
+        """Begin to read a region; return what puts it into an array of the stored dtype."""
         files = self._files
         if not isinstance(files, ChunkObjects):
             return None
