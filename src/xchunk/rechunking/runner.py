@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,7 +45,13 @@ from xchunk.stores.adapter import (
     open_array,
 )
 from xchunk.stores.overlay import Unpublished
-from xchunk.stores.stores import describe, is_fault_of_store, local_path, reaching
+from xchunk.stores.stores import (
+    describe,
+    groups_above,
+    is_fault_of_store,
+    local_path,
+    reaching,
+)
 from xchunk.targets.encode import Assembled
 from xchunk.targets.fsync import Confirming, flush
 from xchunk.targets.journal import Header, Journal
@@ -266,18 +272,18 @@ class Rechunk:
                     chains = [] if complete else self._begin(store)
                 began = True
                 if not complete:
-                    with beside(lambda: write_arrays(store, self.metadata)):
+                    with beside(lambda: self._write_beside(store)):
                         self._copy_boxes(store, chains, report)
                 if check is not None:
                     shown = store if complete else Unpublished(store, self.metadata.groups)
                     checked(check, shown, "" if complete else _refused(site.store))
                 if not complete or store is not site.store:
-                    tell_above(site.store, {})
+                    tell_above(self._above, {})
                 if not complete:
                     held.check()
                     self._commit(store)
                 final = site.publish(store)
-                tell_above(final, {**self.metadata.arrays, **self.metadata.groups})
+                tell_above(self._above, {**self.metadata.arrays, **self.metadata.groups})
             except BaseException as error:
                 if not began and not self._has_boxes():
                     with suppress(Exception):
@@ -384,6 +390,16 @@ class Rechunk:
         journal, stores = Journal(store), (store, self.scratch)
         with Confirming(lambda: journal.confirm([self.scratch]), stores):
             run(chains, threads=self.allowed.threads, client=current_client(), report=report)
+
+    def _write_beside(self, store: Store) -> None:
+        """Do what has to be done before the commit, and can be done while boxes are copied."""
+        write_arrays(store, self.metadata)
+        len(self._above)
+
+    @cached_property
+    def _above(self) -> list[tuple[Store, str]]:
+        """The groups that the target lies in, with its path in each."""
+        return [*groups_above(self.site.store)]
 
     def _commit(self, store: Store) -> None:
         sweep_partials(store, [c.assembled.path for c in self.copies], self.metadata.groups)

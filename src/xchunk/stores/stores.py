@@ -26,6 +26,7 @@ from xchunk.core.redact import safe_cause, without_credentials, without_secrets
 from xchunk.errors import SourceError, TargetExistsError, XchunkError
 from xchunk.stores.adapter import (
     get_key,
+    get_keys,
     holds_any,
     holds_one_of,
     is_near,
@@ -299,10 +300,8 @@ def above(store: Store) -> tuple[Store, str] | None:
 
 
 def _is_group(store: Store) -> bool:
-    raw = get_key(store, "zarr.json")
-    if raw is not None:
-        return bool(json.loads(raw).get("node_type") == "group")
-    return get_key(store, ".zgroup") is not None
+    third, second = get_keys(store, ["zarr.json", ".zgroup"])
+    return second is not None if third is None else json.loads(third).get("node_type") == "group"
 
 
 def is_empty(store: Store) -> bool:

@@ -2,7 +2,7 @@
 
 xarray itself makes the metadata, by writing the assembled variables without their values to a
 store in memory, so that attributes, fill values and dimension names are as ``to_zarr`` would
-write them. Arrays' metadata go to the target before any chunk. Groups' metadata, which make a
+write them. Arrays' metadata go to the target beside its chunks. Groups' metadata, which make a
 store openable, are written when every chunk is there, the root's last: until then no reader
 can open the target, and no rename is needed, so that this holds on object stores too.
 """
@@ -25,7 +25,6 @@ from xchunk.errors import EncodingError
 from xchunk.sources.refs import ZarrRef
 from xchunk.stores.adapter import get_key, open_array, put_key, put_keys
 from xchunk.stores.overlay import Unpublished
-from xchunk.stores.stores import groups_above
 from xchunk.targets.encode import Assembled
 from xchunk.targets.fsync import put_all_durably
 
@@ -52,7 +51,7 @@ class TargetMetadata:
     """The metadata documents of a target, by key."""
 
     arrays: Mapping[str, bytes]
-    """Documents of arrays; written before any chunk."""
+    """Documents of arrays; written while chunks are, before the groups'."""
     groups: Mapping[str, bytes]
     """Documents of groups, in the order of writing: the root's last."""
     zarr_format: int
@@ -288,16 +287,17 @@ def commit(store: Store, metadata: TargetMetadata) -> None:
     put_all_durably(store, dict([*metadata.groups.items()][-1:]))
 
 
-def tell_above(store: Store, documents: Mapping[str, bytes]) -> None:
+def tell_above(above: Sequence[tuple[Store, str]], documents: Mapping[str, bytes]) -> None:
     """Let the groups that a store lies in say what it holds, where they hold all metadata.
 
     Readers take their word for it: who opens a group through its root would read new chunks by
     old metadata. Two runs in one hierarchy that end at the same instant may overwrite each
     other's words, as those of zarr's own ``consolidate_metadata`` do.
 
+    - ``above``: the groups, with the store's path in each (`xchunk.stores.stores.groups_above`).
     - ``documents``: the store's documents by their keys in it; none: it is about to be replaced.
     """
-    for outer, path in groups_above(store):
+    for outer, path in above:
         for key in ("zarr.json", ".zmetadata"):
             raw = get_key(outer, key)
             new = None if raw is None else _with_members(key, raw, path, documents)
