@@ -50,7 +50,7 @@ def brute_force(model: PassModel) -> float | None:
         column = math.prod(
             n if d in model.twice else b for d, n, b in zip(v.dims, v.shape, block, strict=True)
         )
-        if model.worker_mem(task, elements, column) > model.budget.max_mem:
+        if model.worker_mem(task, elements, column, blocks.count) > model.budget.max_mem:
             continue
         reads = blocks.pairs(grid)
         seconds = model.seconds(float(blocks.count), float(v.size), float(reads), 0.0)

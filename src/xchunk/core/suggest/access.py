@@ -252,6 +252,11 @@ class AccessPattern:
         """Whether requests may have any shape."""
         return not self.whole and not any(n > 1 for n in self.extents.values())
 
+    @property
+    def window(self) -> int:
+        """Elements of a moving window; 0 where there is none."""
+        return math.prod(n + 1 for n in self.halo.values()) if any(self.halo.values()) else 0
+
     def on(self, layout: ArrayLayout) -> AccessPattern:
         """Return what the pattern asks of one variable; a scan if none of the dims are its own."""
         dims = layout.dims

@@ -321,7 +321,7 @@ def decide(
     even = seconds / (now - then) if now > then else math.inf
     # Rewriting data is not done for a gain that the prediction cannot be sure of; nor are cores
     # left idle for one.
-    idle = lazy.tasks < budget.slots <= after.tasks
+    idle = lazy.blocks < budget.slots <= after.blocks
     enough = 1 / WORTHWHILE if idle else WORTHWHILE
     pays = (idle or passes > even) and seconds + passes * then < enough * passes * now
     if pays and then < WORTHWHILE * now:
@@ -519,10 +519,12 @@ def _too_small(
         middle = (low + smallest) // 2
         low, smallest = (low, middle) if fits(middle) else (middle, smallest)
     whole = ", ".join(main.whole)
+    windows = PassModel(layout, main, budget, rates).run_tasks(1)
     return MemoryBudgetError(
         f"{layout.name}: no chunks fit a worker that may grow by {format_bytes(budget.max_mem)}. "
         f"One stored chunk is {format_bytes(read)} decoded"
         + (f", and a block needs {whole} whole" if whole else "")
+        + (f", and a block makes {windows} tasks of moving windows" if windows > 1 else "")
         + f", so that even one task at a time takes {format_bytes(smallest)}. "
         f"Give a worker that much (max_mem={smallest} or more)"
         + (", or ask for less of these dims in one request." if whole else "."),

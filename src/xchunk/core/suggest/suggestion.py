@@ -68,6 +68,9 @@ def why_of(
     said += (
         _staged(layout, decision) if decision.action == "stage" else _lazy(layout, budget, decision)
     )
+    if decision.chosen.tasks > decision.chosen.blocks:
+        windows = "Windows are built one by one, which takes about"
+        said.append(f"{windows} {format_count(decision.chosen.tasks)} tasks a pass.")
     said.append(_memory(budget, decision))
     said += _copies(patterns, budget, decision)
     said += _twice(layout, patterns, budget, decision)
@@ -175,10 +178,10 @@ def _needs(patterns: Sequence[AccessPattern]) -> str:
 def _lazy(layout: ArrayLayout, budget: MemoryBudget, decision: Decision) -> list[str]:
     lazy = decision.chosen
     said = _in_blocks(layout, decision)
-    if lazy.tasks < budget.slots:
+    if lazy.blocks < budget.slots:
         # of a computed array, its own tasks have work
         said.append(
-            f"Only {_counted(lazy.tasks, 'task')} for {format_count(budget.slots)} threads: the "
+            f"Only {_counted(lazy.blocks, 'task')} for {format_count(budget.slots)} threads: the "
             "others are idle."
         )
     return said
@@ -186,8 +189,8 @@ def _lazy(layout: ArrayLayout, budget: MemoryBudget, decision: Decision) -> list
 
 def _in_blocks(layout: ArrayLayout, decision: Decision) -> list[str]:
     lazy = decision.chosen
-    blocks = f"{format_count(lazy.tasks)} blocks of {_blocks(layout, lazy.chunks)}"
-    what = "one block of all of it" if lazy.tasks == 1 else blocks
+    blocks = f"{format_count(lazy.blocks)} blocks of {_blocks(layout, lazy.chunks)}"
+    what = "one block of all of it" if lazy.blocks == 1 else blocks
     takes = f"{_seconds(lazy)} a pass."
     if lazy.splits:
         often = f"each chunk is decoded {_times(lazy.amplification)}"
@@ -211,7 +214,7 @@ def _staged(layout: ArrayLayout, decision: Decision) -> list[str]:
         shards = f" in shards of {target.shards}, which are {_counted(objects, 'object')}"
     moved = (
         f"Rechunked once to {target.chunks}{shards}, in about "
-        f"{format_seconds(decision.rechunk_seconds)}, it takes {format_count(after.tasks)} blocks "
+        f"{format_seconds(decision.rechunk_seconds)}, it takes {format_count(after.blocks)} blocks "
         f"and {_seconds(after)} a pass"
     )
     if lazy is None:
