@@ -258,3 +258,12 @@ def test_scaled_tasks(factor: float, tasks: int, inputs: int) -> None:
     # the second layer has one task for each block of the other dim
     assert scaled_tasks(layers, (10, 10), factor)[1] == inputs or factor == 1000
     assert scaled_tasks(layers, (10, 10), factor)[0] == pytest.approx(tasks, rel=0.2)
+
+
+@pytest.mark.parametrize("blocks", [40, 4000], ids=["whole", "a part"])
+def test_a_large_result_is_not_kept(blocks: int) -> None:
+    array = da.ones((blocks * 1000, 400), chunks=(1000, 400)) + 1
+    report = xchunk.graph(array, max_mem="1GB")
+    assert (report.part < 1) is (blocks > 2000)
+    assert report.prediction.heap < 30e6 + blocks * 10_000
+    assert report.prediction.gathered >= array.nbytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import tracemalloc
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -17,7 +18,8 @@ from dask.callbacks import Callback
 from xchunk.core.cost import Rates
 from xchunk.simulate.dask_adapter import SimulationError, capture
 from xchunk.simulate.lazy import dask_arrays
-from xchunk.simulate.predict import predict, walk
+from xchunk.simulate.predict import Profile, Profiler, Spent, predict, walk
+from xchunk.simulate.signature import value_of
 from xchunk.simulate.standin import Discard
 
 
@@ -217,6 +219,38 @@ def test_what_is_untried_is_not_reckoned_from_guesses(cap: int) -> None:
     lazy = blocks.rechunk((1, 1000, 1000)).map_blocks(np.sort).sum()
     untried = walk(capture(lazy), Rates(), cap=cap, seconds=60).untried
     assert untried == (8_000_000 if cap < 8_000_000 else 0)
+
+
+@pytest.mark.parametrize("guessed", [False, True])
+def test_small_inputs_that_would_make_a_giant_are_not_tried(guessed: bool) -> None:
+    column, row = (
+        da.from_array(np.ones(s), chunks=5_000).rechunk(-1) for s in ((30_000, 1), (1, 20_000))
+    )
+    if guessed:
+        row = (
+            row.map_blocks(_fail, dtype="f8", meta=np.empty((0, 0))).rechunk((1, 9_000)).rechunk(-1)
+        )
+    graph = capture((column + row).sum())
+    tracemalloc.start()
+    walked = walk(graph, Rates(), cap=20_000_000, seconds=60)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000_000
+    assert walked.assumed
+    assert guessed or walked.untried == 8 * 30_000 * 20_000
+
+
+def _fail(block: Any) -> Any:
+    raise ValueError("not with these values")
+
+
+def test_a_view_is_not_guessed_to_show_more_than_it_is_given() -> None:
+    profiler = Profiler(10**9, 0.0, Spent())
+    tried = Profile(value_of(np.ones((1000, 10))), 0, (0,), 0, 0, 1e-4, 1e-4)
+    profiler._layers["view"].append((80_000, tried))
+    signature: Any = SimpleNamespace(deps=["block"], reads=[])
+    found = profiler._guess([value_of(np.ones((10, 10)))], 0, signature, "view")
+    assert (found.value.nbytes, found.own, found.views) == (800, 0, (0,))
 
 
 def test_other_threads_compute_meanwhile() -> None:

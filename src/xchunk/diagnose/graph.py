@@ -23,7 +23,7 @@ from dask.utils import key_split
 
 from xchunk.core.cost import Rates
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.memory import MemoryBudget
+from xchunk.core.memory import TASK_NBYTES, MemoryBudget
 from xchunk.core.reports.graph import ChunkSize, GraphReport, Layer, layer_of, role_of, sizes_of
 from xchunk.core.reports.workload import Prediction, Reads
 from xchunk.core.suggest.decision import SMALL
@@ -294,9 +294,6 @@ def _place(key: Hashable) -> tuple[Any, ...]:
 #: Bytes of a task that is tried on noise, and seconds of such tries.
 _CAP, _SECONDS = 200_000_000, 0.7
 
-#: Bytes of one task in the process that schedules the graph, as `xchunk.simulate.predict` has it.
-_TASK_NBYTES = 2_300
-
 
 def graph_report(
     lazy: Any,
@@ -396,7 +393,10 @@ def _look(whole: Whole, rates: Rates) -> _Looked:
     chosen = part_to_look_at(whole)
     walked = walk(chosen.graph, rates, cap=_CAP, seconds=_SECONDS)
     sinks = _sinks(walked) if chosen.more or whole.nbytes > SMALL else []
-    walked = replace(walked, steps=(*walked.steps, *sinks))
+    if sinks:
+        # what dask was asked for is kept only where it is gathered
+        steps = (replace(s, kept=False) for s in walked.steps)
+        walked = replace(walked, steps=(*steps, *sinks))
     return _Looked(walked, chosen.graph, chosen.part, chosen.more, chosen.tasks, len(sinks))
 
 
@@ -452,9 +452,8 @@ def _extended(p: Prediction, part: float, more_tasks: int, rates: Rates) -> Pred
     return replace(
         p,
         reads=reads,
-        heap=p.heap + more_tasks * _TASK_NBYTES,
-        touched=p.touched + more_tasks * _TASK_NBYTES,
-        worker_heap=p.worker_heap + more_tasks * _TASK_NBYTES if p.workers > 1 else p.worker_heap,
+        heap=p.heap + more_tasks * TASK_NBYTES,
+        touched=p.touched + more_tasks * TASK_NBYTES,
         moved=more(p.moved),
         seconds=max(0.0, working) / part + p.tasks * rates.task,
         scaled=1 / part,

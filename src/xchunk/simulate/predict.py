@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from xchunk.core.cost import Rates
 from xchunk.core.grid import Axis
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.memory import PROCESS_OVERHEAD, TASK_OVERHEAD
+from xchunk.core.memory import PROCESS_OVERHEAD, TASK_NBYTES, TASK_OVERHEAD
 from xchunk.core.reports.workload import Prediction, Reads
 from xchunk.core.suggest.access import dim_roles
 from xchunk.core.suggest.lazy_pass import item_nbytes
@@ -45,6 +45,7 @@ from xchunk.simulate.signature import (
     resized,
     root_of,
     sign,
+    spread,
     value_of,
 )
 from xchunk.simulate.standin import RESERVED, Asked, StandIn
@@ -136,11 +137,13 @@ class Profiler:
         inputs = [values[k] for k in signature.deps] + signature.literals
         read = sum(a.elements * item_nbytes(s.dtype) for s, a in signature.reads)
         nbytes = sum(v.nbytes for v in inputs) + read
-        if nbytes > self.cap and all(v.known for v in inputs):
-            self.untried = max(self.untried, nbytes)
+        # small inputs can make a result that no memory holds, the sooner where they are guesses
+        most = max(nbytes, spread(inputs))
+        if most > self.cap and all(v.known for v in inputs):
+            self.untried = max(self.untried, most)
         # one of each layer is tried in any case: without any, nothing would be known of it
         late = self._spent > self.seconds and layer in self._layers
-        if nbytes > self.cap or late:
+        if most > self.cap or late:
             # one that is alike stands for it once there is no more time
             new = alike[0] if alike else self._guess(inputs, read, signature, layer)
         else:
@@ -221,12 +224,14 @@ class Profiler:
             round(share * sum(getattr(p, name) for _, p in tried))
             for name in ("own", "peak", "touched")
         )
+        # a view too shows no more of its inputs than others do, and is no larger for being free
+        shown = round(share * sum(p.value.nbytes for _, p in tried))
         like = min((p for _, p in tried), key=lambda p: abs(p.own - own))
         views = tuple(v for v in like.views if v < len(signature.deps))
         seconds, measured = (
             share * sum(getattr(p, name) for _, p in tried) for name in ("seconds", "measured")
         )
-        value = resized(like.value, like.value.nbytes if views else own)
+        value = resized(like.value, shown if views else own)
         return Profile(value, own, views, peak, touched, seconds, measured)
 
     def _assume(self, inputs: list[Value], read: int, signature: Signature) -> Profile:
@@ -510,11 +515,6 @@ def _by_name(counts: Iterable[ReadCount]) -> dict[str, Reads]:
     return out
 
 
-#: Bytes of one task in the process that builds and schedules the graph: measured at 2.1 to 2.5
-#: thousand with graphs of 5,000 to 50,000 tasks.
-_TASK_NBYTES = 2_300
-
-
 @dataclass(frozen=True)
 class Effort:
     """How much a prediction may cost."""
@@ -562,7 +562,7 @@ def predict_walked(
     tasks = len(walked.steps) - len(walked.constants)
     scheduling = tasks * rates.task
     common, over_time = local.seconds + scheduling, local.over_time
-    heap, moved = local.heap + tasks * _TASK_NBYTES, 0
+    heap, moved = local.heap + tasks * TASK_NBYTES, 0
     if workers > 1:
         cluster = on_workers(walked.steps, workers, threads, rates.task)
         common, moved, over_time = cluster.seconds, cluster.moved, cluster.over_time
@@ -572,7 +572,7 @@ def predict_walked(
         tasks=tasks,
         reads=walked.reads,
         live=local.live,
-        heap=local.heap + tasks * _TASK_NBYTES,
+        heap=local.heap + tasks * TASK_NBYTES,
         threads=threads,
         seconds=(common - scheduling) * walked.slow + scheduling,
         work=common,
@@ -586,7 +586,7 @@ def predict_walked(
         assumed=walked.assumed,
         notes=walked.notes,
         over_time=over_time,
-        touched=local.touched + tasks * _TASK_NBYTES,
+        touched=local.touched + tasks * TASK_NBYTES,
     )
 
 

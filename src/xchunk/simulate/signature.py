@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -91,6 +91,16 @@ def value_of(result: Any) -> Value:
     """Describe a result, or a constant of the graph."""
     template, strict, coarse, nbytes = _describe(result)
     return Value(template, strict, coarse, nbytes)
+
+
+def spread(values: Iterable[Value]) -> int:
+    """Bytes of an array that several broadcast to; 0 where they cannot."""
+    arrays = [v.template for v in values if isinstance(v.template, Hole | np.ndarray)]
+    try:
+        shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    except ValueError:
+        return 0
+    return math.prod(shape) * max((a.dtype.itemsize for a in arrays), default=0)
 
 
 def resized(value: Value, nbytes: int) -> Value:
