@@ -253,6 +253,15 @@ def test_a_view_is_not_guessed_to_show_more_than_it_is_given() -> None:
     assert (found.value.nbytes, found.own, found.views) == (800, 0, (0,))
 
 
+@pytest.mark.parametrize(("timed", "least", "most"), [(False, 0.0, 0.1), (True, 10.0, 11.0)])
+def test_slow_tasks_count_as_long_as_they_take_on_the_clock(
+    timed: bool, least: float, most: float
+) -> None:
+    profiler = Profiler(10**9, 1.0, Spent(timed=timed))
+    slow = Profile(value_of(np.ones(3)), 24, (), 24, 24, 1e-4, 5.0)
+    assert least <= profiler._cost(24, slow) <= most
+
+
 def test_other_threads_compute_meanwhile() -> None:
     results = []
 

@@ -195,10 +195,21 @@ def outcome(label: str, nbytes: int, seconds: float, tasks: int, heap: int) -> O
         ([("a", 100, 9, 10, 2000), ("b", 200, 1, 10, 10)], "b"),
         ([("a", 100, 9, 10, 10), ("b", 105, 1, 10, 10)], "b"),
         ([("a", 100, 1.2, 200, 10), ("b", 100, 1, 900, 10)], "a"),
-        ([("a", 100, 1.2, 20, 50), ("b", 100, 1, 90, 10)], "b"),
+        ([("a", 100, 1.2, 20, 50), ("b", 100, 1, 50, 10)], "b"),
+        ([("a", 100, 1.2, 20, 50), ("b", 100, 1, 90, 10)], "a"),
+        ([("a", 100, 1.4, 20, 10), ("b", 100, 1, 900, 10)], "b"),
         ([("a", 100, 1, 10, 900), ("b", 100, 5, 10, 10)], "b"),
     ],
-    ids=["bytes first", "must fit", "bytes alike", "tasks", "few tasks", "easily fits"],
+    ids=[
+        "bytes first",
+        "must fit",
+        "bytes alike",
+        "tasks",
+        "few tasks",
+        "blocks take time",
+        "time",
+        "easily fits",
+    ],
 )
 def test_the_order_of_preference(outcomes: list[Any], best: str) -> None:
     found = best_outcomes([outcome(*o) for o in outcomes], MemoryBudget.of_growth(1000))

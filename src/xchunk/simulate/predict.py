@@ -72,6 +72,8 @@ class Spent:
 
     seconds: float = 0.0
     """Seconds of a quiet laptop, counted."""
+    timed: bool = False
+    """Whether runs of tasks count as long as they took, however long that is elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ class Profiler:
                 warnings.simplefilter("ignore")
                 modules = len(sys.modules)
                 result, peak, touched, seconds = _watched(task, given)
-                if sum(v.nbytes for v in inputs) + read <= _QUICK or len(sys.modules) > modules:
+                slow = self.all_spent.timed and seconds > self.seconds / 4
+                quick = sum(v.nbytes for v in inputs) + read <= _QUICK
+                if (quick or len(sys.modules) > modules) and not slow:
                     del result
                     result, again, used, less = _watched(task, given)
                     peak, touched = min(peak, again), min(touched, used)
@@ -205,7 +209,8 @@ class Profiler:
     def _cost(self, nbytes: int, found: Profile) -> float:
         """What a run has cost, as it is counted."""
         times = 2 if nbytes <= _QUICK else 1
-        return times * (max(_RUN, found.seconds) + (nbytes + found.peak) * _BYTE)
+        seconds = found.measured if self.all_spent.timed else found.seconds
+        return times * (max(_RUN, seconds) + (nbytes + found.peak) * _BYTE)
 
     def _guess(self, inputs: list[Value], read: int, signature: Signature, layer: str) -> Profile:
         """Take a task to make as much of its inputs as those of its layer that were run did.
@@ -322,7 +327,7 @@ class ReadCount:
 _LEAST = 2e-5
 
 #: Tasks after which the clock is looked at.
-_LOOK = 200
+_LOOK = 20
 
 
 @dataclass(frozen=True)

@@ -125,12 +125,9 @@ def _uniform(parts: tuple[int, ...]) -> DimChunk:
 
 def said_blocks(layout: ArrayLayout, own: Mapping[str, DimChunk]) -> str:
     """Say the longest block along each dim."""
-    parts = []
-    for d, n in layout.sizes.items():
-        c = own[d]
-        longest = c if isinstance(c, int) else max(c)
-        parts.append(f"{d} {longest if 0 < longest < n else n}")
-    return ", ".join(parts)
+    most = {d: c if isinstance(c, int) else max(c) for d, c in own.items()}
+    sizes = layout.sizes.items()
+    return ", ".join(f"{d} {min(most[d], n) if most[d] > 0 else n}" for d, n in sizes)
 
 
 def for_all(
@@ -496,6 +493,7 @@ def suggest_workload(
     rates = rates or Rates()
     source = Source(groups, {v.name: v for v in layouts}, rates)
     study = _Study(source, function, back, budget, rates, _seconds(seconds), seconds is not None)
+    study.spent.timed = study.bound
     used = study.used()
     study.simulate(used)
     best = study.best()
@@ -513,7 +511,8 @@ def suggest_workload(
     lazy = best[0].prediction if best else None
     if weighed is None:
         if looked is None or not best:
-            looked = study.stagings(used, must=not best)
+            # without it, cores would be left idle for lack of time to look
+            looked = study.stagings(used, must=not best or threads < budget.threads)
         weighed = study.weigh(looked, lazy, passes)
     if weighed is not None and weighed.pays:
         return staged(layouts, weighed, best, study.outcomes, budget, rates=rates)
@@ -530,6 +529,10 @@ def _seconds(seconds: float | None) -> float:
     if isinstance(seconds, bool | str) or not seconds > 0:
         raise InvalidChunksError(f"seconds is {seconds!r}; give a number above 0.")
     return float(seconds)
+
+
+def _now() -> tuple[float, float]:
+    return time.process_time(), time.monotonic()
 
 
 @dataclass
@@ -559,9 +562,8 @@ class _Study:
     """Whether there is a candidate that was looked at."""
     spent: Spent = field(default_factory=Spent)
     """What was spent so far, as it is counted."""
-    _begun: tuple[float, float] = field(
-        default_factory=lambda: (time.process_time(), time.monotonic())
-    )
+    _begun: tuple[float, float] = field(default_factory=_now)
+    _paced: tuple[float, float] = field(default_factory=_now)
 
     def rest(self) -> float:
         """Seconds that are left: of those that are counted, and of the clock where it is asked."""
@@ -572,6 +574,11 @@ class _Study:
         # slow functions are not worth any time
         return left if time.process_time() - work < _SLOW * self.seconds else 0.0
 
+    def room(self) -> float:
+        """Seconds of a processor that are left: on the clock, it may be there only now and then."""
+        work, clock = (now - then for now, then in zip(_now(), self._paced, strict=True))
+        return self.rest() * min(1.0, work / max(1e-3, clock)) if self.bound else self.rest()
+
     def late(self) -> bool:
         """Return whether what is being looked at is to be given up, as long as there is another."""
         return self.looked and self.rest() < _OVERTIME * self.seconds
@@ -581,16 +588,12 @@ class _Study:
     ) -> tuple[Graph, int]:
         """Build the graph for some chunks; whatever the user's function raises comes through."""
         result = catch(lambda twin: self.function(self.back(twin)), self.source.twin(chunks, shape))
-        self.spent.seconds += _CALL
         if isinstance(result, Graph):
-            self.spent.seconds += result.tasks * _BUILD
-            return result, 0
-        # What is gathered is decided by the real result, not by a twin's.
-        gather = None
-        if shape is not None:
-            gather = self._small
-        graph, gathered = lazy_graph(result, gather=gather)
-        self.spent.seconds += graph.tasks * _BUILD
+            graph, gathered = result, 0
+        else:
+            # what is gathered is decided by the real result, not by a twin's
+            graph, gathered = lazy_graph(result, gather=None if shape is None else self._small)
+        self.spent.seconds += _CALL + graph.tasks * _BUILD
         return graph, gathered
 
     def used(self) -> list[ArrayLayout]:
@@ -675,7 +678,7 @@ class _Study:
     def whole(self, outcome: Outcome, seen: _Seen) -> tuple[Outcome, _Seen]:
         """Look at a candidate's own graph, of full blocks; as it was where there is no time."""
         p = outcome.prediction
-        if p is None or seen.whole or p.tasks * WALK > self._own():
+        if p is None or seen.whole or max(p.tasks * WALK, p.critical * self.bound) > self._own():
             return outcome, seen
         try:
             graph, gathered = self.graph(outcome.chunks)
@@ -716,14 +719,14 @@ class _Study:
     def stagings(
         self, used: Sequence[ArrayLayout], *, must: bool, fewer: bool = True
     ) -> list[_Staged]:
-        """Simulate what the workload would take after some rechunks.
+        """Simulate what the workload would take after some rechunks, time permitting.
 
-        Time permitting; one is looked at anyway where nothing else fits, with fewer threads if
-        that is what it takes.
+        One is looked at anyway where nothing else fits, with fewer threads if it takes that.
         """
         out: list[_Staged] = []
         for one in stagings(used, self.budget, self.rates):
-            if self.rest() < (1 - _STAGED) * self.seconds and (out or not must):
+            late = self.bound and self.rest() <= _OVERTIME * self.seconds
+            if self.rest() < (1 - _STAGED) * self.seconds and (out or late or not must):
                 break
             stored = {name: v.layout for name, v in one.variables.items()}
             source = Source(self.source.groups, {**self.source.layouts, **stored}, self.rates)
@@ -731,8 +734,8 @@ class _Study:
             if must and not out:
                 # without time it would be judged by assumptions, and refused for them
                 seconds = self.seconds / 4 if self.bound else SECONDS
-                begun = (time.process_time(), time.monotonic())
-                study = replace(study, seconds=seconds, spent=Spent(), _begun=begun)
+                spent = Spent(timed=self.bound)
+                study = replace(study, seconds=seconds, spent=spent, _begun=_now())
             after = [stored.get(v.name, v) for v in used]
             outcome, seen = study.try_out(after, one.label, one.chunks)
             threads = self.budget.threads
@@ -773,7 +776,7 @@ class _Study:
         blocks = blocks_of(main, own)
         thin = thinned(main, own)
         number = math.prod(blocks.values())
-        most = int(min(_TASKS, max(_FEWEST, self.rest() / 3 / WALK)))
+        most = int(min(_TASKS, max(_FEWEST, self.room() / 3 / WALK)))
         # building a large graph takes long, so that it is told from small ones how large it will be
         unknown = number > _UNKNOWN or number * self._density > most
         tasks = self._tasks(main, chunks, blocks) if unknown else 0.0
@@ -867,8 +870,7 @@ class _Study:
         if graph.tasks > _MOST:
             raise SimulationError(f"it makes {graph.tasks} tasks or more, too many to look at")
         late = self.late if seconds is None or self.bound else None
-        if seconds is None:
-            # several tries have to fit in the time that is left
+        if seconds is None:  # several tries are to fit
             seconds = max(0.5, min(5.0, self.rest() / 3))
         return walk(graph, self.rates, cap=cap, seconds=seconds, late=late, spent=self.spent)
 
