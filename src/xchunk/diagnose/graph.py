@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 from dask.utils import key_split
 
-from xchunk.core.cost import Rates
+from xchunk.core.cost import LOCAL_TASK, Rates
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import TASK_NBYTES, MemoryBudget
 from xchunk.core.reports.graph import ChunkSize, GraphReport, Layer, layer_of, role_of, sizes_of
@@ -448,14 +448,15 @@ def _extended(p: Prediction, part: float, more_tasks: int, rates: Rates) -> Pred
         name: Reads(name, more(r.requests), more(r.decodes), more(r.nbytes), more(r.distinct))
         for name, r in p.reads.items()
     }
-    working = p.seconds - (p.tasks - more_tasks) * rates.task
+    task = min(rates.task, LOCAL_TASK) if p.workers <= 1 else rates.task
+    working = p.seconds - (p.tasks - more_tasks) * task
     return replace(
         p,
         reads=reads,
         heap=p.heap + more_tasks * TASK_NBYTES,
         touched=p.touched + more_tasks * TASK_NBYTES,
         moved=more(p.moved),
-        seconds=max(0.0, working) / part + p.tasks * rates.task,
+        seconds=max(0.0, working) / part + p.tasks * task,
         scaled=1 / part,
     )
 

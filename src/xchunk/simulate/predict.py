@@ -16,7 +16,7 @@ import numpy as np
 from dask.utils import key_split
 from numpy.typing import NDArray
 
-from xchunk.core.cost import Rates
+from xchunk.core.cost import LOCAL_TASK, Rates
 from xchunk.core.grid import Axis
 from xchunk.core.layout import ArrayLayout
 from xchunk.core.memory import PROCESS_OVERHEAD, TASK_NBYTES, TASK_OVERHEAD
@@ -579,7 +579,7 @@ def predict_walked(
         live=local.live,
         heap=local.heap + tasks * TASK_NBYTES,
         threads=threads,
-        seconds=(common - scheduling) * walked.slow + scheduling,
+        seconds=(common - scheduling) * walked.slow + min(scheduling, tasks * LOCAL_TASK),
         work=common,
         critical=walked.critical() * walked.slow,
         gathered=gathered,
@@ -830,9 +830,9 @@ def enlarged(one: Prediction, part: float) -> Prediction:
     def more(n: float) -> int:
         return round(n / part)
 
-    def longer(seconds: float) -> float:
+    def longer(seconds: float, task: float) -> float:
         # what the scheduler takes does not grow with the blocks
-        scheduling = min(seconds, one.tasks * Rates().task)
+        scheduling = min(seconds, one.tasks * task)
         return (seconds - scheduling) / part + scheduling
 
     return replace(
@@ -848,8 +848,8 @@ def enlarged(one: Prediction, part: float) -> Prediction:
         moved=more(one.moved),
         gathered=more(one.gathered),
         block=more(one.block),
-        seconds=longer(one.seconds),
-        work=longer(one.work),
+        seconds=longer(one.seconds, LOCAL_TASK),
+        work=longer(one.work, Rates().task),
         critical=one.critical / part,
         scaled=one.scaled / part,
     )
