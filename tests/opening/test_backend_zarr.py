@@ -18,7 +18,6 @@ import zarr
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec, ZstdCodec
 
 import xchunk
-from xchunk.core.suggest.lazy_pass import decoded_at_once
 from xchunk.errors import SourceError
 from xchunk.sources.xarray_adapter import StoreArray
 from xchunk.stores.chunk_files import ChunkFiles
@@ -242,10 +241,10 @@ def test_a_layout_tells_how_many_chunks_are_decoded_at_once(
 ) -> None:
     ds = xr.open_dataset(path[3], engine=engine)
     layout = ds.chunking.layout()
-    assert decoded_at_once(layout["sharded"]) == at_once
+    assert layout["sharded"].decoded_at_once == at_once
     assert layout["sharded"].chunks == CHUNKS
     assert layout["sharded"].by_chunk
-    assert decoded_at_once(layout["turned"]) == 10
+    assert layout["turned"].decoded_at_once == 10
 
 
 def test_it_is_opened_by_open_dataset_and_rechunked_as_stored(

@@ -13,6 +13,9 @@ from xchunk.core.grid import Axis, Grid
 from xchunk.core.shown import Shown
 from xchunk.core.types import Access, Chunks
 
+#: Chunks that zarr decodes at once within one task (``async.concurrency``).
+_ZARR_CONCURRENCY = 10
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -95,6 +98,12 @@ class ArrayLayout(Shown, view="layout"):
     """The CF attributes by which axes are recognised (standard_name, axis, units, …)."""
     parts: tuple[StoredPart, ...] = field(default=(), compare=False, repr=False)
     """What each file holds of it, where that was counted."""
+
+    @property
+    def decoded_at_once(self) -> int:
+        """Stored chunks that a task decodes at once when it reads a lazy block."""
+        by_zarr = self.format.startswith("zarr") and not self.unlocked
+        return _ZARR_CONCURRENCY if by_zarr else 1
 
     @property
     def ndim(self) -> int:

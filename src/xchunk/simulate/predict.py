@@ -706,7 +706,7 @@ def _plain(chunk: DimChunk, n: int) -> DimChunk:
 def extended(found: Sequence[tuple[Twin, Prediction]]) -> Prediction:
     """Draw lines through what twins take, to what the data take.
 
-    What is thinned in all of them is left as it is; see `enlarged`.
+    What is thinned in all of them is left as it is; see `Prediction.enlarged`.
     """
     small = found[0][1]
     twins = [twin for twin, _ in found]
@@ -821,35 +821,4 @@ def predict_twins(
             whole = replayed(replace(seen[0][1], steps=steps))
             kept = ("live", "heap", "worker_heap", "moved", "over_time", "touched")
             one = replace(one, **{name: getattr(whole, name) for name in kept})
-    return one if part == 1 else enlarged(one, part)
-
-
-def enlarged(one: Prediction, part: float) -> Prediction:
-    """Multiply what thinner blocks take; the tasks are as many as those of the data."""
-
-    def more(n: float) -> int:
-        return round(n / part)
-
-    def longer(seconds: float, task: float) -> float:
-        # what the scheduler takes does not grow with the blocks
-        scheduling = min(seconds, one.tasks * task)
-        return (seconds - scheduling) / part + scheduling
-
-    return replace(
-        one,
-        reads={
-            name: replace(r, nbytes=more(r.nbytes), distinct=more(r.distinct))
-            for name, r in one.reads.items()
-        },
-        live=more(one.live),
-        heap=more(one.heap),
-        touched=more(one.touched),
-        worker_heap=more(one.worker_heap),
-        moved=more(one.moved),
-        gathered=more(one.gathered),
-        block=more(one.block),
-        seconds=longer(one.seconds, LOCAL_TASK),
-        work=longer(one.work, Rates().task),
-        critical=one.critical / part,
-        scaled=one.scaled / part,
-    )
+    return one if part == 1 else one.enlarged(part)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xchunk.core.grid import Axis, Grid
 from xchunk.core.layout import ArrayLayout
-from xchunk.core.suggest.lazy_pass import decoded_at_once, item_nbytes
+from xchunk.core.suggest.lazy_pass import item_nbytes
 
 #: Bytes of the pages that numpy asks the system for, and of the arrays from which on it does.
 _PAGE, _PAGED = 2**21, 2**22
@@ -146,7 +146,7 @@ class StandIn:
 
     def _at_once(self, asked: Asked) -> int:
         """Chunks that are in flight at once."""
-        return min(asked.chunks, decoded_at_once(self.layout))
+        return min(asked.chunks, self.layout.decoded_at_once)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         asked = self.ask(index)

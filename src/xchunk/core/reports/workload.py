@@ -7,9 +7,10 @@ their numbers, the order of preference among them, and the reasons in words.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from xchunk.core.cost import LOCAL_TASK, Rates
 from xchunk.core.memory import SPILL, MemoryBudget
 from xchunk.core.shown import Shown, ToDict
 from xchunk.core.suggest.decision import TIE
@@ -134,6 +135,36 @@ class Prediction(
         # of workers only what they reserve is known, and of what was not replayed
         least = self.peak if self.workers > 1 else self.touched or self.heap
         return least, int(KEPT_AT_WORST * self.peak)
+
+    def enlarged(self, part: float) -> Prediction:
+        """Multiply what thinner blocks take; the tasks are as many as those of the data."""
+
+        def more(n: float) -> int:
+            return round(n / part)
+
+        def longer(seconds: float, task: float) -> float:
+            # what the scheduler takes does not grow with the blocks
+            scheduling = min(seconds, self.tasks * task)
+            return (seconds - scheduling) / part + scheduling
+
+        return replace(
+            self,
+            reads={
+                name: replace(r, nbytes=more(r.nbytes), distinct=more(r.distinct))
+                for name, r in self.reads.items()
+            },
+            live=more(self.live),
+            heap=more(self.heap),
+            touched=more(self.touched),
+            worker_heap=more(self.worker_heap),
+            moved=more(self.moved),
+            gathered=more(self.gathered),
+            block=more(self.block),
+            seconds=longer(self.seconds, LOCAL_TASK),
+            work=longer(self.work, Rates().task),
+            critical=self.critical / part,
+            scaled=self.scaled / part,
+        )
 
     def plot(self, *, budget: MemoryBudget | None = None, ax: Any = None) -> Any:
         """Plot the predicted memory over the time that the workload takes.

@@ -50,9 +50,6 @@ SPLIT_COPIES = 2.7
 #: a piece, and seconds for each element of a window. Measured: 14 to 18 (centred: 36), 1.6 to 2 ns.
 WINDOW_TASKS, WINDOW_SECONDS = 15, 1.8e-9
 
-#: Chunks that zarr decodes at once within one task (``async.concurrency``).
-_ZARR_CONCURRENCY = 10
-
 #: Root tasks that a dask worker is given for each of its threads
 #: (``distributed.scheduler.worker-saturation``); those beyond its threads may hold a block.
 SATURATION = 1.1
@@ -82,12 +79,6 @@ _PENALTY, _SPLIT_PENALTY, _CROWDED, _LEANING = 1.0, 0.25, 0.6, 0.05
 def item_nbytes(dtype: np.dtype[Any]) -> int:
     """Bytes of one element in memory; an estimate for strings of any length."""
     return STRING_NBYTES if dtype.kind in "OT" else max(1, dtype.itemsize)
-
-
-def decoded_at_once(layout: ArrayLayout) -> int:
-    """Stored chunks that a task decodes at once when it reads a lazy block of a variable."""
-    by_zarr = layout.format.startswith("zarr") and not layout.unlocked
-    return _ZARR_CONCURRENCY if by_zarr else 1
 
 
 @dataclass(frozen=True)
@@ -206,8 +197,7 @@ class PassModel:
         block = elements * item_nbytes(v.dtype)
         raw = elements * item_nbytes(v.stored_dtype)
         chunk = self.chunk_raw_nbytes
-        encoded = self.compression if v.codecs else 0.0
-        at_once = decoded_at_once(v)
+        encoded, at_once = self.compression if v.codecs else 0.0, v.decoded_at_once
         if v.format == "dask":
             # the blocks that are merged are all there at once
             in_flight = np.where(splits, touched * chunk, raw)
@@ -306,8 +296,7 @@ class Candidate:
     """One way to cut a dim into blocks."""
 
     chunk: DimChunk | None
-    """What dask is told: a length, or the lengths of all blocks; None: near-equal parts of each
-    stored chunk, which `near_equal` lists."""
+    """A length, or the lengths of all blocks; None: near-equal parts of each stored chunk."""
     base: int
     """Elements of the longest block without halo."""
     blocks: int
@@ -326,6 +315,10 @@ class Candidate:
     """Whether every shard lies within one block."""
     splits: bool
     """Whether stored chunks are split."""
+
+    def on(self, axis: Axis) -> DimChunk:
+        """Return what dask is told."""
+        return near_equal(axis, self.base) if self.chunk is None else self.chunk
 
 
 @dataclass(frozen=True)
@@ -683,7 +676,7 @@ def _alike(
     found: DimCandidates, axis: Axis, shards: Axis | None, halo: int, blocks: DimChunk
 ) -> DimCandidates:
     """Keep the candidate that has the blocks, if there is one."""
-    same = tuple(c for c in found.items if _chunk(axis, c) == blocks)
+    same = tuple(c for c in found.items if c.on(axis) == blocks)
     is_cut = axis.is_regular and any(c.blocks > 1 for c in found.items)
     if not same and is_cut and isinstance(blocks, int) and blocks % axis.chunk == 0:
         same = (_merged(axis, shards, halo, blocks // axis.chunk),)
@@ -812,10 +805,7 @@ def _choose(model: PassModel, columns: Sequence[DimCandidates], states: _States)
     blocks = math.prod(c.blocks for c in picks)
     worker = float(model.worker_mem(task, elements, float(states.column[best]), blocks))
     return LazyPass(
-        chunks={
-            d: near_equal(a, c.base) if c.chunk is None else c.chunk
-            for d, a, c in zip(model.layout.dims, model.axes, picks, strict=True)
-        },
+        chunks={d: c.on(a) for d, a, c in zip(model.layout.dims, model.axes, picks, strict=True)},
         threads=model.budget.threads,
         blocks=blocks,
         tasks=model.run_tasks(blocks),
