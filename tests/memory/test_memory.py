@@ -269,3 +269,44 @@ def test_suggested_blocks_of_a_store_keep_the_promise(
     asked = [name, json.dumps(access), str(max_mem)]
     done = subprocess.run([*run, *asked], check=True, capture_output=True, text=True, timeout=120)
     assert int(done.stdout) <= max_mem
+
+
+#: Codec of the source, its dtypes, the budget in MB, threads, and whether dask's workers run it.
+STAGES: dict[str, Any] = {
+    "zstd, 50 MB": ("zstd", "f4", 50, 1, "threads"),
+    "zstd, 45 MB": pytest.param(("zstd", "f4", 45, 1, "threads"), marks=pytest.mark.slow),
+    "no codec, 45 MB": pytest.param(("none", "f4", 45, 1, "threads"), marks=pytest.mark.slow),
+    "zstd, 100 MB": pytest.param(("zstd", "f4", 100, 1, "threads"), marks=pytest.mark.slow),
+    "zstd, 2 threads": pytest.param(("zstd", "f4", 90, 2, "threads"), marks=pytest.mark.slow),
+    "zstd, workers": pytest.param(("zstd", "f4", 50, 1, "workers"), marks=pytest.mark.slow),
+    "zstd, workers of 2 threads": pytest.param(
+        ("zstd", "f4", 90, 2, "workers"), marks=pytest.mark.slow
+    ),
+    "several arrays": pytest.param(
+        ("zstd", "f4 i2 f8 u1", 80, 2, "threads"), marks=pytest.mark.slow
+    ),
+}
+
+
+@pytest.mark.memory
+@pytest.mark.subprocess
+@pytest.mark.parametrize("case", STAGES.values(), ids=STAGES)
+def test_a_stage_holds_nothing_of_the_stages_before_it(case: Any, tmp_path: Path) -> None:
+    """Chunks are large, and boxes parts of them: one stage reads much, and the next has the box."""
+    (codec, dtypes, budget, threads, where), rng = case, np.random.default_rng(0)
+    shape = (40, 1000, 1000) if dtypes == "f4" else (16, 1000, 1000)
+    values = {f"v{i}": (rng.random(shape) * 200).astype(d) for i, d in enumerate(dtypes.split())}
+    source, target = tmp_path / "source.zarr", tmp_path / "target.zarr"
+    own = {"chunks": (4, 1000, 1000), "compressors": CODECS[codec]}
+    ds = xr.Dataset({name: (("t", "y", "x"), v) for name, v in values.items()})
+    ds.to_zarr(source, zarr_format=3, consolidated=False, encoding=dict.fromkeys(values, own))
+    child = CHILD.with_name("stages_child.py")
+    args = [sys.executable, child, source, target, budget * 10**6, threads, where]
+    done = subprocess.run(list(map(str, args)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert max(found["stages"]) > 1
+    assert found["grown"] <= budget * 10**6, found
+    stored = zarr.open_group(target, mode="r")
+    for name, v in values.items():
+        assert stored[name][:].tobytes() == v.tobytes()

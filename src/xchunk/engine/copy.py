@@ -56,7 +56,8 @@ from xchunk.targets.scratch import delete_spent, refuse_lost_pieces
 # chunks of some moment, which no model of a task's buffers can know: a rechunk was measured at 2 to
 # 3 times its budget. Giving every chunk back to the kernel keeps the promise too, but took half as
 # much time again as all the codecs. So chunks of a moderate size come from the heap; what the heaps
-# hold free is given back between reading and writing a box; and boxes come from the kernel.
+# hold free is given back between reading and writing a box; and boxes come from the kernel. What is
+# free at the end of a thread's heap stays for its next box, and is given back with `_Heaps`.
 #
 # The settings belong to the process, cannot be read back, and stay when a run is over. With
 # ``XCHUNK_KEEP_MALLOC=1`` the allocator is left alone, and the memory promise does not hold.
@@ -93,7 +94,7 @@ def steady(in_flight: int, *, apart: bool = False) -> bool:
 
 
 def give_back() -> None:
-    """Give the kernel what the heaps of all threads hold free."""
+    """Give the kernel what the heaps of all threads hold free, but for the ends of those heaps."""
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
@@ -434,10 +435,11 @@ def _turn(spec: StageSpec, region: tuple[slice, ...]) -> Iterator[Turn]:
     # A heap may keep what a task holds, for the next one in its thread; where a worker has more
     # threads than tasks run at once, nobody knows which of them that is.
     kept = spec.requests.nbytes if worker_threads() <= spec.threads else 0
-    steady(kept, apart=spec.is_far or holds_objects(spec.dtype))
+    apart = spec.is_far or holds_objects(spec.dtype)
     with (
         _told(spec, region),
         _memory.room_of(spec) as room,
+        _heaps.keep(kept, spec.threads, apart=apart),
         in_flight(spec.run),
         adapter.tuned(both),
         room.turn() as turn,
@@ -580,7 +582,64 @@ class _Buffers:
             self._free.clear()
 
 
+#: Bytes of a block whose release makes glibc look at the end of the heap that it lies in: more than
+#: 64 kB.
+_PLUG = 80 * 1024
+
+
+class _Heaps:
+    """What the heaps of this process keep free at their ends: what suits the tasks that run.
+
+    `give_back` reaches the ends of no heap but the main thread's. glibc looks at one only when a
+    large block of that heap is freed. So each thread leaves such a block here, its plug. All are
+    freed when the next tasks hold less than those before them, or when more or fewer run at once:
+    else what the heaps have kept would come on top of what these tasks hold.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked: list[tuple[int, int, bool]] = []
+        self._now = (0, 0, False)
+        self._plugs: dict[int, NDArray[np.uint8]] = {}
+
+    @contextmanager
+    def keep(self, nbytes: int, threads: int, *, apart: bool) -> Iterator[None]:
+        """Let each heap keep so much while a task runs, or less where others hold less."""
+        asked = nbytes, threads, apart
+        with self._lock:
+            self._asked.append(asked)
+            least, at_once, any_apart = zip(*self._asked, strict=True)
+            self._settle((min(least), min(at_once), any(any_apart)))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asked.remove(asked)
+
+    def _settle(self, now: tuple[int, int, bool]) -> None:
+        if now[0] < self._now[0] or now[1:] != self._now[1:]:
+            self._trim()
+        self._now = now
+        # before the task holds anything: what lies below its plug would not be at the end
+        if steady(now[0], apart=now[2]) and not now[2]:
+            own = threading.get_ident()
+            if own not in self._plugs:
+                self._plugs[own] = np.empty(_PLUG, dtype=np.uint8)
+
+    def trim(self) -> None:
+        """Give the kernel what all threads keep: buffers, and the ends of heaps."""
+        with self._lock:
+            self._trim()
+            steady(self._now[0], apart=self._now[2])
+
+    def _trim(self) -> None:
+        _buffers.clear()
+        steady(0)
+        self._plugs.clear()
+
+
 _buffers = _Buffers()
+_heaps = _Heaps()
 _lock = threading.Lock()
 # in quotes: zarr 3.1.0 to 3.1.3 have no generic arrays at run time
 _Target: TypeAlias = "tuple[zarr.Array[Any], ShortWay | None]"
@@ -616,8 +675,8 @@ def release(run: str) -> None:
     with _lock:
         for key in [k for k in _open if k[0] == run]:
             del _open[key]
-    _buffers.clear()
     close_files()
+    _heaps.trim()
 
 
 #: Bytes of a digest: two pieces that differ share one with a probability of 2**-128.
