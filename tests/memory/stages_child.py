@@ -1,7 +1,7 @@
 """Rechunk a store in a process of its own, and say by how much the process that copies grew.
 
-Run as ``python stages_child.py SOURCE TARGET MAX_MEM THREADS WHERE``; prints one line of JSON.
-WHERE is ``threads`` or ``workers``.
+Run as ``python stages_child.py SOURCE TARGET MAX_MEM THREADS WHERE [CHUNKS]``; prints a line of
+JSON. WHERE is ``threads`` or ``workers``, CHUNKS is JSON.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from joined_child import held, libraries, on_workers, peak  # noqa: E402
 
 import xchunk  # noqa: E402, F401
 
+SERIES = {"t": -1, "y": 100, "x": 100}
 
-def main(source: str, target: str, max_mem: str, threads: str, where: str) -> None:
-    """Rechunk maps to series, and measure."""
-    remote = where == "workers"
+
+def main(source: str, target: str, max_mem: str, threads: str, *options: str) -> None:
+    """Rechunk, and measure."""
+    where, *own = options
+    remote, chunks = where == "workers", json.loads(own[0]) if own else SERIES
     with (
         on_workers(int(threads)) if remote else nullcontext() as client,
         dask.config.set(num_workers=int(threads)),
     ):
         ds = xr.open_zarr(source, consolidated=False)
-        what = {"t": -1, "y": 100, "x": 100}
-        job = ds.chunking.plan(what, store=target, max_mem=int(max_mem))
+        job = ds.chunking.plan(chunks, store=target, max_mem=int(max_mem))
         if client is not None:
             client.run(libraries)
         before = [held()] if client is None else list(client.run(held).values())

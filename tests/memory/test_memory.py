@@ -19,6 +19,8 @@ import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
+import xchunk
+
 SHAPE = (192, 190, 340)
 NBYTES = 4 * SHAPE[0] * SHAPE[1] * SHAPE[2]
 CODECS: dict[str, Any] = {
@@ -310,3 +312,29 @@ def test_a_stage_holds_nothing_of_the_stages_before_it(case: Any, tmp_path: Path
     stored = zarr.open_group(target, mode="r")
     for name, v in values.items():
         assert stored[name][:].tobytes() == v.tobytes()
+
+
+@pytest.mark.memory
+@pytest.mark.subprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [3, 200])
+def test_texts_whose_blocks_are_cut_stay_within_the_least_budget(
+    length: int, tmp_path: Path
+) -> None:
+    """They go through no scratch, so that dask holds what further boxes wait for."""
+    texts = np.array(["x" * length] * 200_000, dtype=object).reshape(2000, 100)
+    source, target = tmp_path / "source.zarr", tmp_path / "target.zarr"
+    ds = xr.Dataset({"v": (("t", "y"), texts)})
+    encoding = {"v": {"chunks": (100, 100)}}
+    ds.to_zarr(source, zarr_format=3, consolidated=False, encoding=encoding)
+    stored = xr.open_zarr(source, consolidated=False)
+    what = {"t": -1, "y": 5}
+    with pytest.raises(xchunk.MemoryBudgetError, match="cuts and joins") as refused:
+        stored.chunking.plan(what, store=target, max_mem="20MB")
+    least = refused.value.smallest
+    child = CHILD.with_name("stages_child.py")
+    args = [sys.executable, child, source, target, least, 1, "threads", json.dumps(what)]
+    done = subprocess.run(list(map(str, args)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["grown"] <= least
+    assert (xr.open_zarr(target, consolidated=False)["v"].values == texts).all()

@@ -215,6 +215,8 @@ class Assembled:
     """What is done with it because it was asked for, in words."""
     object_nbytes: int = OBJECT_NBYTES
     """Bytes of memory for one value, where the dtype does not tell; by a sample."""
+    shared_nbytes: int = 0
+    """Bytes of computed blocks that dask holds at once, since each is a part of several boxes."""
 
     @property
     def itemsize(self) -> int:
