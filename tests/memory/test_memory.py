@@ -278,6 +278,7 @@ STAGES: dict[str, Any] = {
     "zstd, 50 MB": ("zstd", "f4", 50, 1, "threads"),
     "zstd, 45 MB": pytest.param(("zstd", "f4", 45, 1, "threads"), marks=pytest.mark.slow),
     "no codec, 45 MB": pytest.param(("none", "f4", 45, 1, "threads"), marks=pytest.mark.slow),
+    "no codec, threads": pytest.param(("none", "f4", 48, 4, "threads"), marks=pytest.mark.slow),
     "zstd, 100 MB": pytest.param(("zstd", "f4", 100, 1, "threads"), marks=pytest.mark.slow),
     "zstd, 2 threads": pytest.param(("zstd", "f4", 90, 2, "threads"), marks=pytest.mark.slow),
     "zstd, workers": pytest.param(("zstd", "f4", 50, 1, "workers"), marks=pytest.mark.slow),

@@ -357,6 +357,8 @@ def _box(
             else:
                 ahead(buffer)
                 values = buffer
+            if isinstance(spec.source, ZarrRef) and not source.info.codecs:
+                _heaps.trim_own()
             give_back()
             if spec.vacant is not None:
                 for part in spec.vacant.within(region):
@@ -631,6 +633,21 @@ class _Heaps:
         with self._lock:
             self._trim()
             steady(self._now[0], apart=self._now[2])
+
+    def trim_own(self) -> None:
+        """Give the kernel the end of this thread's heap, where a chunk was read as it is stored.
+
+        What was small may lie where the chunk had its place, so that the next one is put elsewhere,
+        and the end is held besides it.
+        """
+        own = threading.get_ident()
+        with self._lock:
+            if own in self._plugs:
+                steady(0)
+                del self._plugs[own]
+                steady(self._now[0], apart=self._now[2])
+                if not self._now[2]:
+                    self._plugs[own] = np.empty(_PLUG, dtype=np.uint8)
 
     def _trim(self) -> None:
         _buffers.clear()
