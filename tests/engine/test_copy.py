@@ -140,9 +140,8 @@ def test_what_another_thread_has_freed_is_given_back(
 
     def task() -> None:
         with heaps.keep(kept, 1, apart=False):
-            # of a moderate size each: larger blocks are the kernel's own
-            blocks = [np.ones(4_000_000, dtype="u1") for _ in range(8)]
-            del blocks
+            # of a moderate size: larger blocks are the kernel's own
+            np.empty(28_000_000, dtype="u1").fill(1)
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(task).result()
