@@ -13,7 +13,7 @@ from xchunk.core.memory import TARGET, TERMINATE, MemoryBudget
 from xchunk.core.types import ByteSize
 from xchunk.core.units import format_bytes, parse_bytes
 from xchunk.engine.cluster import Needs, refuse_asynchronous, workers_of
-from xchunk.engine.copy import give_back
+from xchunk.engine.heaps import give_back
 from xchunk.errors import MemoryBudgetError
 
 if TYPE_CHECKING:
