@@ -1,7 +1,15 @@
-"""Stored arrays are opened beside others that no library can open."""
+"""Stored arrays are opened beside others that no library can open.
+
+h5netcdf brings a copy of HDF5 of its own, so that one test starts this file again, in a process
+without netCDF4's.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +20,31 @@ import xarray as xr
 from xchunk.sources.arrays import close_files, open_stored
 from xchunk.sources.trace import trace
 
-h5py = pytest.importorskip("h5py")
-pytest.importorskip("h5netcdf")
+IS_CHILD = os.environ.get("XCHUNK_TEST_ENGINE") == "h5netcdf"
+own_process = pytest.mark.skipif(not IS_CHILD, reason="in a process of its own")
+
+
+@pytest.mark.skipif(IS_CHILD, reason="this is that process")
+@pytest.mark.skipif(importlib.util.find_spec("h5netcdf") is None, reason="h5netcdf is needed")
+@pytest.mark.subprocess
+def test_h5netcdf_in_a_process_of_its_own() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", __file__],
+        env=os.environ | {"XCHUNK_TEST_ENGINE": "h5netcdf"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stdout
+    assert "3 passed" in told.stdout
 
 
 @pytest.fixture
 def ragged(tmp_path: Path) -> Path:
     """A file of which h5netcdf and xarray together cannot open a variable."""
+    import h5py
+
     path = tmp_path / "ragged.nc"
     with h5py.File(path, "w") as file:
         for dim, n in {"time": 40, "x": 50}.items():
@@ -35,6 +61,7 @@ def ragged(tmp_path: Path) -> Path:
     return path
 
 
+@own_process
 @pytest.mark.parametrize("chunks", [None, {}], ids=["no-dask", "dask"])
 def test_variables_are_copied_beside_one_that_was_dropped(
     ragged: Path, tmp_path: Path, chunks: dict | None
@@ -47,6 +74,7 @@ def test_variables_are_copied_beside_one_that_was_dropped(
         assert out.text[3, 0] == b"n3"
 
 
+@own_process
 def test_variables_are_read_by_name_beside_one_that_cannot_be(ragged: Path) -> None:
     with xr.open_dataset(ragged, engine="h5netcdf", drop_variables=["rows"], chunks=None) as ds:
         traced = trace(ds.text.variable)
