@@ -281,12 +281,8 @@ def run_rechunk(
     inside, zarr_format = _in_target(rechunk, groups), rechunk.metadata.zarr_format
 
     def check(shown: Store) -> None:
-        if not verify:
-            pass
-        elif isinstance(rechunk, BoundExtension):
-            prove_extension(rechunk, shown, progress=progress)
-        else:
-            prove(groups, shown, budget=rechunk.plan.budget, progress=progress)
+        if verify:
+            _prove(rechunk, groups, shown, progress)
         _refuse_unreadable(shown, inside, zarr_format, consolidated)
 
     opened: Future[dict[str, xr.Dataset]] = Future()
@@ -302,6 +298,8 @@ def run_rechunk(
 
     with progress, small_chunk_caches(variables):
         store = rechunk.run(report=report, check=check, ready=ready)
+    if not opened.done():
+        ready(store)
     try:
         return opened.result()
     except Exception as error:
@@ -310,6 +308,14 @@ def run_rechunk(
         raise SourceError(
             f"{describe(store)} is written and complete, but cannot be opened: {error}"
         ) from error
+
+
+def _prove(rechunk: Rechunk, groups: Mapping[str, xr.Dataset], shown: Store, progress: Any) -> None:
+    """Compare what is about to be visible to all with the source."""
+    if isinstance(rechunk, BoundExtension):
+        prove_extension(rechunk, shown, progress=progress)
+    else:
+        prove(groups, shown, budget=rechunk.plan.budget, progress=progress)
 
 
 def _shown_stage(stages: Sequence[Stage], number: int) -> str:

@@ -234,24 +234,17 @@ class Rechunk:
         - ``report``: called with each finished box.
         - ``check``: called before the commit with a store that shows the target as it will be.
           Where it raises, nothing is committed, and what was to be replaced stays.
-        - ``ready``: called with the committed store, on far stores while what is temporary is
-          deleted; it must not raise.
+        - ``ready``: called with the committed store while what is temporary is deleted, where the
+          store is far; elsewhere it is not called. It must not raise.
         - raises `TargetExistsError` if the target is there and was not to be overwritten, or
           another run is at work.
         - raises `ResumeMismatchError` if an earlier run left boxes of another source, plan or
           target.
         - raises `StageFailedError` if a box could not be copied.
         """
-        early = ready
-        if self.transaction is not None or is_near(self.site.store) or ready is None:
-            early = None
         if self.transaction is not None:
-            store = self.transaction(self, report, check)
-        else:
-            store = self._run(report, check, early)
-        if ready is not None and early is None:
-            ready(store)
-        return store
+            return self.transaction(self, report, check)
+        return self._run(report, check, None if is_near(self.site.store) else ready)
 
     def _run(
         self,
