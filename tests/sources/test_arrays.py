@@ -27,6 +27,7 @@ own_process = pytest.mark.skipif(not IS_CHILD, reason="in a process of its own")
 @pytest.mark.skipif(IS_CHILD, reason="this is that process")
 @pytest.mark.skipif(importlib.util.find_spec("h5netcdf") is None, reason="h5netcdf is needed")
 @pytest.mark.subprocess
+@pytest.mark.slow
 def test_h5netcdf_in_a_process_of_its_own() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", __file__],
