@@ -270,10 +270,12 @@ class Rechunk:
                 if check is not None:
                     shown = store if complete else Unpublished(store, self.metadata.groups)
                     checked(check, shown, "" if complete else _refused(site.store))
-                if not complete or store is not site.store:
-                    tell_above(self._above, {})
                 if not complete:
                     held.check()
+                if not complete or store is not site.store:
+                    # nobody is to read new chunks by old metadata
+                    tell_above(self._above, {})
+                if not complete:
                     self._commit(store)
                 final = site.publish(store)
                 tell_above(self._above, {**self.metadata.arrays, **self.metadata.groups})
@@ -387,7 +389,8 @@ class Rechunk:
     def _write_beside(self, store: Store) -> None:
         """Do what has to be done before the commit, and can be done while boxes are copied."""
         write_arrays(store, self.metadata)
-        len(self._above)
+        # found now, so that the commit need not wait for it
+        _ = self._above
 
     @cached_property
     def _above(self) -> list[tuple[Store, str]]:
