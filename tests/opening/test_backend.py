@@ -10,8 +10,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from shared.processes import run_with_h5netcdf
 from xchunk import open_dataset
 from xchunk.errors import SourceError
 from xchunk.opening.formats import open_groups, open_source
@@ -398,12 +397,4 @@ def test_netcdf3_has_no_groups(classic: str) -> None:
 @pytest.mark.subprocess
 @pytest.mark.slow
 def test_h5netcdf_in_a_process_of_its_own() -> None:
-    told = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"XCHUNK_TEST_ENGINE": "h5netcdf"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert told.returncode == 0, told.stdout
+    run_with_h5netcdf(__file__)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import xarray as xr
 import zarr
 
 import xchunk
+from shared.processes import run_with_h5netcdf
 from xchunk.sources.hdf5_read import DirectArray
 from xchunk.sources.refs import JoinedRef
 from xchunk.sources.trace import trace
@@ -266,12 +265,4 @@ def test_a_file_that_is_replaced_while_it_is_read_ends_the_run_which_resumes(
 @pytest.mark.skipif(importlib.util.find_spec("h5py") is None, reason="h5netcdf needs h5py here")
 @pytest.mark.slow
 def test_h5netcdf_in_a_process_of_its_own() -> None:
-    told = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"XCHUNK_TEST_ENGINE": "h5netcdf"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert told.returncode == 0, told.stdout
+    run_with_h5netcdf(__file__)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from shared.processes import run_with_h5netcdf
 from xchunk.sources.arrays import close_files, open_stored
 from xchunk.sources.trace import trace
 
@@ -29,16 +28,7 @@ own_process = pytest.mark.skipif(not IS_CHILD, reason="in a process of its own")
 @pytest.mark.subprocess
 @pytest.mark.slow
 def test_h5netcdf_in_a_process_of_its_own() -> None:
-    told = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"XCHUNK_TEST_ENGINE": "h5netcdf"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert told.returncode == 0, told.stdout
-    assert "3 passed" in told.stdout
+    assert "3 passed" in run_with_h5netcdf(__file__)
 
 
 @pytest.fixture

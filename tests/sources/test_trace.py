@@ -14,7 +14,6 @@ import itertools
 import operator
 import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from dask.highlevelgraph import HighLevelGraph
 from dask.task_spec import Alias, DataNode, Task, TaskRef
 from zarr.storage import MemoryStore
 
+from shared.processes import run_with_h5netcdf
 from xchunk.sources import trace as tracing
 from xchunk.sources.joint import JoinedArray
 from xchunk.sources.refs import AxisPart, FileRef, JoinedRef, StoredRef, Traced, ZarrRef
@@ -820,15 +820,7 @@ def test_the_self_checks_pass() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("h5py") is None, reason="h5netcdf needs h5py here")
 @pytest.mark.slow
 def test_h5netcdf_in_a_process_of_its_own() -> None:
-    told = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],
-        env=os.environ | {"XCHUNK_TEST_ENGINE": "h5netcdf"},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert told.returncode == 0, told.stdout
+    run_with_h5netcdf(__file__)
 
 
 def test_only_one_hdf5_is_loaded(sources: dict[str, Any]) -> None:
